@@ -1,0 +1,35 @@
+"""Fixtures and markers that the whole suite shares."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def data_dir() -> Path:
+    """Folder of the real data set, from SCREENING_DATA or beside the repository."""
+    named = os.environ.get("SCREENING_DATA")
+    folder = Path(named) if named else ROOT.parent / "shared" / "data"
+    if not (folder / "eval_prototypes.parquet").is_file():
+        origin = "SCREENING_DATA" if named else "the default place"
+        pytest.skip(f"no data set in {folder} ({origin}); set SCREENING_DATA to its folder")
+    return folder
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark every test that uses the data, and skip GPU tests with a reason where there is none."""
+    for item in items:
+        if "data_dir" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.data)
+    gpu_tests = [item for item in items if item.get_closest_marker("gpu")]
+    if gpu_tests:
+        import torch
+
+        if not torch.cuda.is_available():
+            for item in gpu_tests:
+                item.add_marker(pytest.mark.skip(reason="torch sees no CUDA device"))
