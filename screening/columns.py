@@ -1,0 +1,358 @@
+"""The one registry of table columns: name, type, unit and a sentence for each.
+
+Every Parquet table that `screening` writes is checked here first, and the column reference of the
+documentation is generated from here (`screening columns`).
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from screening.errors import OutputError, ScreeningError
+
+
+class ColumnError(ScreeningError, ValueError):
+    """A table does not have the columns that the registry says it has."""
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column of a table.
+
+    Attributes:
+        name: Name in the file. A name that ends in `*` stands for a family (`site_*`).
+        dtype: Arrow type, as `pyarrow.type_for_alias` names it.
+        unit: Unit of the values; empty for counts, names and flags.
+        sentence: What the column holds.
+        nullable: Whether null is allowed, and if so what it means is in the sentence.
+        required: Whether every table of the kind has the column.
+    """
+
+    name: str
+    dtype: str
+    unit: str
+    sentence: str
+    nullable: bool = False
+    required: bool = True
+
+    def matches(self, name: str) -> bool:
+        """Whether a column called `name` is this column or of this family."""
+        if self.name.endswith("*"):
+            return name.startswith(self.name[:-1])
+        return name == self.name
+
+
+@dataclass(frozen=True)
+class TableKind:
+    """A kind of table: its name, a sentence, and its columns in order."""
+
+    name: str
+    sentence: str
+    columns: tuple[Column, ...]
+
+    def column(self, name: str) -> Column | None:
+        """Return the registered column for `name`; an exact name wins over a family."""
+        exact = [column for column in self.columns if column.name == name]
+        return next(iter(exact + [c for c in self.columns if c.matches(name)]), None)
+
+
+_ENERGY: Final = "eV/atom"
+
+ID: Final = Column("id", "string", "", "Identifier of the structure: its id column or file name.")
+FORMULA: Final = Column("formula", "string", "", "Reduced formula, in pymatgen's element order.")
+ENTHALPY: Final = Column(
+    "formation_enthalpy_ev_per_atom",
+    "double",
+    _ENERGY,
+    "Formation enthalpy: mean of the ensemble's members, rounded to 1e-6.",
+)
+ENTHALPY_STD: Final = Column(
+    "formation_enthalpy_std_ev_per_atom",
+    "double",
+    _ENERGY,
+    "Standard deviation of the members' predictions, rounded to 1e-6; "
+    "not a calibrated uncertainty.",
+)
+RF_ENTHALPY: Final = Column(
+    "rf_formation_enthalpy_ev_per_atom",
+    "double",
+    _ENERGY,
+    "Formation enthalpy by the Random Forest, rounded to 1e-6; null if the model has no forest.",
+    nullable=True,
+)
+PROTOTYPE: Final = Column("prototype", "string", "", "Name of the crystal prototype.")
+SITES: Final = (
+    Column(
+        "site_A",
+        "string",
+        "",
+        "Element on the sites of role A; null where there is none.",
+        nullable=True,
+    ),
+    Column(
+        "site_B",
+        "string",
+        "",
+        "Element on the sites of role B; null where there is none.",
+        nullable=True,
+    ),
+    Column(
+        "site_X",
+        "string",
+        "",
+        "Element on the sites of role X; null where there is none.",
+        nullable=True,
+    ),
+    Column(
+        "site_*",
+        "string",
+        "",
+        "Element on the sites of a further role; null where there is none.",
+        nullable=True,
+        required=False,
+    ),
+)
+KNOWN: Final = Column(
+    "known", "bool", "", "Whether the model's training data holds a compound of this composition."
+)
+UNSEEN: Final = Column(
+    "unseen_elements",
+    "string",
+    "",
+    "Elements of the candidate that no training structure of the model holds, separated by "
+    "commas: treat the prediction as a guess; null if there are none.",
+    nullable=True,
+)
+IMPUTED: Final = Column(
+    "imputed_elements",
+    "string",
+    "",
+    "Elements with a property that matminer's tables lack and that is filled with the mean over "
+    "all elements, separated by commas; null if there are none.",
+    nullable=True,
+)
+CANDIDATE: Final = Column(
+    "candidate", "int64", "", "Index of the candidate in its prototype's space."
+)
+
+SHARD: Final = TableKind(
+    "shard",
+    "One range of candidates of one prototype, as a worker wrote it (`shards/*.parquet`).",
+    (
+        PROTOTYPE,
+        CANDIDATE,
+        FORMULA,
+        *SITES,
+        Column(
+            ENTHALPY.name,
+            ENTHALPY.dtype,
+            _ENERGY,
+            "As in the ranking; null for a failure.",
+            nullable=True,
+        ),
+        Column(
+            ENTHALPY_STD.name,
+            ENTHALPY_STD.dtype,
+            _ENERGY,
+            "As in the ranking; null for a failure.",
+            nullable=True,
+        ),
+        RF_ENTHALPY,
+        KNOWN,
+        UNSEEN,
+        IMPUTED,
+        Column(
+            "reason",
+            "string",
+            "",
+            "Why the candidate could not be scored; null if it was.",
+            nullable=True,
+        ),
+    ),
+)
+
+RANKING: Final = TableKind(
+    "ranking",
+    "All scored candidates of a campaign, best first (`ranking.parquet`, `ranking.csv`).",
+    (
+        Column(
+            "rank",
+            "int64",
+            "",
+            "Place by the ensemble's formation enthalpy in the whole "
+            "campaign, from 1; ties go by prototype and candidate.",
+        ),
+        PROTOTYPE,
+        FORMULA,
+        *SITES,
+        ENTHALPY,
+        ENTHALPY_STD,
+        RF_ENTHALPY,
+        Column(
+            "rf_rank",
+            "int64",
+            "",
+            "Place by the Random Forest's formation enthalpy; null if the model has no forest.",
+            nullable=True,
+        ),
+        KNOWN,
+        UNSEEN,
+        IMPUTED,
+        CANDIDATE,
+    ),
+)
+
+FAILED_CANDIDATES: Final = TableKind(
+    "failed candidates",
+    "Candidates of a campaign that could not be scored (`failures.parquet`).",
+    (
+        PROTOTYPE,
+        CANDIDATE,
+        FORMULA,
+        *SITES,
+        Column("reason", "string", "", "Why the candidate could not be scored."),
+    ),
+)
+
+FAILED_STRUCTURES: Final = TableKind(
+    "failed structures",
+    "Structures that could not be read or featurized, each with its reason.",
+    (ID, Column("reason", "string", "", "Why the structure could not be used.")),
+)
+
+FEATURE_TABLE: Final = TableKind(
+    "features",
+    "The 271 columns of structures, under matminer's labels (`screening featurize`).",
+    (
+        ID,
+        Column(IMPUTED.name, IMPUTED.dtype, "", IMPUTED.sentence, nullable=True, required=False),
+        Column(
+            "*",
+            "double",
+            "as in matminer",
+            "One of the 271 features, named and ordered as in "
+            "`screening.features.schema.FEATURES`.",
+        ),
+    ),
+)
+
+PREDICTIONS: Final = TableKind(
+    "predictions",
+    "Predictions for structures of the user's own (`screening predict`).",
+    (
+        ID,
+        FORMULA,
+        ENTHALPY,
+        ENTHALPY_STD,
+        RF_ENTHALPY,
+        Column(UNSEEN.name, UNSEEN.dtype, "", UNSEEN.sentence, nullable=True, required=False),
+        Column(IMPUTED.name, IMPUTED.dtype, "", IMPUTED.sentence, nullable=True, required=False),
+        Column(KNOWN.name, KNOWN.dtype, "", KNOWN.sentence, required=False),
+    ),
+)
+
+TABLES: Final = (
+    RANKING,
+    FAILED_CANDIDATES,
+    SHARD,
+    PREDICTIONS,
+    FEATURE_TABLE,
+    FAILED_STRUCTURES,
+)
+
+
+def check_table(table: pa.Table, kind: TableKind) -> None:
+    """Check a table against the registry.
+
+    Args:
+        table: Table to check.
+        kind: What it should be.
+
+    Raises:
+        ColumnError: A column is missing, unknown, of another type, or has nulls it must not have.
+    """
+    where = f"{kind.name} table"
+    for column in kind.columns:
+        if column.required and not any(column.matches(name) for name in table.column_names):
+            raise ColumnError(f'{where}: column "{column.name}" is missing')
+    for field in table.schema:
+        registered = kind.column(field.name)
+        if registered is None:
+            raise ColumnError(f'{where}: column "{field.name}" is not in screening.columns')
+        found = field.type.value_type if pa.types.is_dictionary(field.type) else field.type
+        if found != pa.type_for_alias(registered.dtype):
+            raise ColumnError(
+                f'{where}: column "{field.name}" is {found}, expected {registered.dtype}'
+            )
+        if not registered.nullable and table[field.name].null_count:
+            raise ColumnError(f'{where}: column "{field.name}" has nulls')
+
+
+@contextmanager
+def written_atomically(path: Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; on leaving, flush it to disk and rename it.
+
+    A reader sees the old file or the whole new one, never a part, also after a crash.
+
+    Args:
+        path: Where the finished file belongs. Its folder must exist.
+
+    Raises:
+        OutputError: The disk is full, the folder cannot be written, and the like.
+    """
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        yield temporary
+        descriptor = os.open(temporary, os.O_RDWR)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        temporary.replace(path)
+    except OSError as error:
+        if isinstance(error, OutputError):
+            raise
+        raise OutputError.from_os_error(error, path) from error
+    finally:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def write_table(table: pa.Table, path: Path, kind: TableKind) -> None:
+    """Check a table and write it as zstd Parquet, atomically.
+
+    Args:
+        table: Table to write.
+        path: Parquet file to write or replace.
+        kind: What the table should be.
+
+    Raises:
+        ColumnError: The table is not of that kind.
+        OutputError: The file cannot be written.
+    """
+    check_table(table, kind)
+    with written_atomically(path) as temporary:
+        pq.write_table(table, temporary, compression="zstd")
+
+
+def column_reference() -> str:
+    """Return the reference of all tables and columns as Markdown."""
+    lines = ["# Tables and columns", ""]
+    for kind in TABLES:
+        lines += [f"## {kind.name.capitalize()}", "", kind.sentence, ""]
+        lines += ["| column | type | unit | meaning |", "|---|---|---|---|"]
+        lines += [
+            f"| `{column.name}` | {column.dtype} | {column.unit} | {column.sentence} |"
+            for column in kind.columns
+        ]
+        lines.append("")
+    return "\n".join(lines)

@@ -1,0 +1,111 @@
+"""What can go wrong in a screening, and the exit code that each kind of error ends with.
+
+Every error that a user can cause or cure is a `ScreeningError`: its message says what is wrong,
+where, and what to do next. The command line turns it into one message on stderr and the exit code
+of its class. Errors of the packages `prototypes` and `irnet` get their code from `exit_code_of`.
+"""
+
+from __future__ import annotations
+
+import difflib
+import errno
+from collections.abc import Iterable
+from enum import IntEnum
+from pathlib import Path
+from typing import ClassVar
+
+
+class ExitCode(IntEnum):
+    """Exit codes of the `screening` command."""
+
+    OK = 0
+    UNEXPECTED = 1
+    """Something nobody foresaw: a bug. The traceback is printed."""
+    CONFIGURATION = 2
+    """A wrong option, a misspelt name, a pool that is too small, another campaign's folder."""
+    INPUT_DATA = 3
+    """A structure or data file that cannot be used."""
+    MODEL = 4
+    """A model that is missing, damaged, or made for other features."""
+    OUTPUT = 5
+    """The output cannot be written: no permission, disk full."""
+    INTERRUPTED = 130
+    """Ctrl-C; finished work is kept."""
+
+
+class ScreeningError(Exception):
+    """Base of all errors that `screening` raises on purpose."""
+
+    exit_code: ClassVar[ExitCode] = ExitCode.UNEXPECTED
+
+
+class ConfigurationError(ScreeningError, ValueError):
+    """The campaign or the command cannot be run as it was asked for."""
+
+    exit_code = ExitCode.CONFIGURATION
+
+
+class InputDataError(ScreeningError, ValueError):
+    """A file given as input is unreadable, incomplete or holds values that cannot be used."""
+
+    exit_code = ExitCode.INPUT_DATA
+
+
+class ModelError(ScreeningError, ValueError):
+    """A model is missing, damaged, or does not fit the features."""
+
+    exit_code = ExitCode.MODEL
+
+
+class OutputError(ScreeningError, OSError):
+    """A result cannot be written."""
+
+    exit_code = ExitCode.OUTPUT
+
+    @classmethod
+    def from_os_error(cls, error: OSError, path: Path) -> OutputError:
+        """Say in one sentence why `path` could not be written, and what to do about it."""
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            remedy = "the disk is full; free some space"
+        elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+            remedy = "no permission to write there; choose another place or change its permissions"
+        elif error.errno in (errno.ENOTDIR, errno.EEXIST):
+            remedy = "a part of this path is a file, not a folder; choose another place"
+        else:
+            remedy = error.strerror or str(error)
+        return cls(f"cannot write {path}: {remedy}")
+
+
+class CampaignInterrupted(ScreeningError, KeyboardInterrupt):
+    """Ctrl-C during a campaign, with the number of shards that are kept."""
+
+    exit_code = ExitCode.INTERRUPTED
+
+
+_PACKAGE_EXIT_CODES = {"irnet": ExitCode.MODEL, "prototypes": ExitCode.CONFIGURATION}
+
+
+def exit_code_of(error: BaseException) -> ExitCode | None:
+    """Return the exit code for an error that was raised on purpose, None for an unforeseen one.
+
+    An error of `prototypes` is a configuration error unless it names its own `exit_code` or comes
+    from reading a structure file; an error of `irnet` is a model error.
+    """
+    if isinstance(error, ScreeningError):
+        return error.exit_code
+    if isinstance(error, KeyboardInterrupt):
+        return ExitCode.INTERRUPTED
+    for kind in type(error).__mro__:
+        if kind.__name__ in ("StructureFileError", "PrototypeFileError"):
+            return ExitCode.INPUT_DATA
+        package = kind.__module__.partition(".")[0]
+        if kind.__name__ in ("PrototypeError", "IRNetError") and package in _PACKAGE_EXIT_CODES:
+            return _PACKAGE_EXIT_CODES[package]
+    return None
+
+
+def suggest(word: str, names: Iterable[str]) -> str:
+    """Return `; did you mean "name"?` for the name nearest to `word`, or an empty string."""
+    by_folded = {name.casefold(): name for name in names}
+    near = difflib.get_close_matches(word.casefold(), list(by_folded), n=1, cutoff=0.5)
+    return f'; did you mean "{by_folded[near[0]]}"?' if near else ""
