@@ -11,9 +11,9 @@ import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
-import click
 import pytest
 import typer
+from typer.core import TyperCommand, TyperGroup, TyperOption
 
 ROOT = Path(__file__).resolve().parent.parent
 README = ROOT / "README.md"
@@ -21,16 +21,18 @@ DOCS = sorted((ROOT / "docs").glob("*.md"))
 HEAVY = ("torch", "pymatgen", "matminer", "dask", "distributed", "sklearn", "pandas", "pyvoro2")
 
 
-def commands() -> Iterator[tuple[str, click.Command]]:
+def commands() -> Iterator[tuple[str, TyperCommand | TyperGroup]]:
     from screening.cli import app
 
-    def walk(name: str, command: click.Command) -> Iterator[tuple[str, click.Command]]:
+    def walk(
+        name: str, command: TyperCommand | TyperGroup
+    ) -> Iterator[tuple[str, TyperCommand | TyperGroup]]:
         yield name, command
-        for child, inner in getattr(command, "commands", {}).items():
-            yield from walk(f"{name} {child}", inner)
+        if isinstance(command, TyperGroup):
+            for child, inner in command.commands.items():
+                yield from walk(f"{name} {child}", inner)
 
-    root = typer.main.get_command(app)
-    yield from walk("screening", root)
+    yield from walk("screening", typer.main.get_command(app))
 
 
 def tracked_files() -> list[str]:
@@ -47,7 +49,7 @@ def test_every_command_and_option_has_help() -> None:
     for name, command in commands():
         assert command.help and command.help.strip(), f"{name} has no help"
         for parameter in command.params:
-            if isinstance(parameter, click.Option):
+            if isinstance(parameter, TyperOption):
                 assert parameter.help, f"{name} {parameter.opts[0]} has no help"
         seen += 1
     assert seen > 9
@@ -57,10 +59,10 @@ def test_every_command_and_option_is_documented() -> None:
     text = "\n".join(path.read_text(encoding="utf-8") for path in [README, *DOCS])
     completion = {"--install-completion", "--show-completion", "--help"}
     for name, command in commands():
-        if not getattr(command, "commands", None):
+        if not isinstance(command, TyperGroup):
             assert re.search(rf"{re.escape(name)}\b", text), f"{name} is in no document"
         for parameter in command.params:
-            if isinstance(parameter, click.Option) and not completion & set(parameter.opts):
+            if isinstance(parameter, TyperOption) and not completion & set(parameter.opts):
                 longest = max(parameter.opts, key=len)
                 pattern = rf"{re.escape(longest)}\b"
                 assert re.search(pattern, text), f"{name} {longest}: undocumented"
