@@ -1,0 +1,421 @@
+"""Training data: reading the tables, keeping the protocol, and naming exactly what was used.
+
+A training set is made from one or more Parquet files, each either a table of structures (columns
+``lattice``, ``species``, ``frac_coords``) or a table of the 271 feature columns, with an ``id``,
+a ``formula`` and an energy column beside them. Rows never leave silently: every row read is
+either in the training set or counted under the reason it was dropped for.
+"""
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from screening.crystal import Crystal
+from screening.errors import InputDataError, suggest
+from screening.features.schema import FEATURES
+from screening.structures import STRUCTURE_COLUMNS, read_structure_table
+
+DEFAULT_TARGET = "formation_energy_per_atom"
+CROSS_CHECK_COLUMN = "dE_matbench"
+CROSS_CHECK_TOLERANCE = 0.02
+"""eV/atom: rows whose energy differs more than this from an independent table are dropped."""
+
+FloatArray = NDArray[np.float64]
+IntArray = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class DataFile:
+    """One file that a training set came from.
+
+    Attributes:
+        name: File name without its folder.
+        sha256: Hash of the file's bytes.
+        rows: Rows in the file.
+    """
+
+    name: str
+    sha256: str
+    rows: int
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """Which rows of the data take part in training.
+
+    Attributes:
+        target: Name of the energy column (eV/atom).
+        excluded_formulas: Reduced formulas that must not be trained on (the evaluation set).
+        max_sites: Largest number of sites of a structure, or None for no limit.
+        drop_missing_energies: Count and drop rows without a finite energy instead of refusing.
+        cross_check_tolerance: Rows whose ``dE_matbench`` is larger (eV/atom) are dropped where the
+            data has that column; None keeps them.
+    """
+
+    target: str = DEFAULT_TARGET
+    excluded_formulas: frozenset[str] = frozenset()
+    max_sites: int | None = None
+    drop_missing_energies: bool = False
+    cross_check_tolerance: float | None = CROSS_CHECK_TOLERANCE
+
+
+@dataclass(frozen=True)
+class TrainingSet:
+    """Rows to train on, before or after their features are known.
+
+    Attributes:
+        ids: Identifier of each row, unique.
+        formulas: Reduced formula of each row (pymatgen's convention).
+        target: Energies, shape (n,), eV/atom.
+        crystals: The structures, or None where the data held features.
+        features: Shape (n, 271) float32 in the order of ``FEATURES``, or None before featurizing.
+        sources: The files that were read.
+        dropped: Number of rows left out, by reason.
+    """
+
+    ids: tuple[str, ...]
+    formulas: tuple[str, ...]
+    target: FloatArray
+    crystals: tuple[Crystal, ...] | None
+    features: NDArray[np.float32] | None
+    sources: tuple[DataFile, ...]
+    dropped: Mapping[str, int] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        """Number of rows."""
+        return len(self.ids)
+
+    def select(self, rows: IntArray, reason: str | None = None) -> "TrainingSet":
+        """The given rows, in the given order.
+
+        Args:
+            rows: Row numbers to keep, shape (m,).
+            reason: Why the others go; None where they are used elsewhere and are not dropped.
+
+        Returns:
+            A training set of m rows; with a reason, the rest are added to ``dropped``.
+        """
+        dropped = Counter(self.dropped)
+        if reason is not None and len(rows) < len(self):
+            dropped[reason] += len(self) - len(rows)
+        return replace(
+            self,
+            ids=tuple(self.ids[i] for i in rows),
+            formulas=tuple(self.formulas[i] for i in rows),
+            target=self.target[rows],
+            crystals=None if self.crystals is None else tuple(self.crystals[i] for i in rows),
+            features=None if self.features is None else self.features[rows],
+            dropped=dict(dropped),
+        )
+
+    def content_hash(self) -> str:
+        """Hash of everything a model can learn from: names, features or structures, energies.
+
+        Returns:
+            64 hexadecimal digits, the same whatever the files were called; the order counts.
+        """
+        digest = hashlib.sha256()
+        digest.update("\n".join(self.ids).encode())
+        digest.update("\n".join(self.formulas).encode())
+        digest.update(np.ascontiguousarray(self.target, dtype="<f8").tobytes())
+        if self.features is not None:
+            digest.update("\n".join(FEATURES).encode())
+            digest.update(np.ascontiguousarray(self.features, dtype="<f4").tobytes())
+        else:
+            for crystal in self.crystals or ():
+                digest.update(np.ascontiguousarray(crystal.lattice, dtype="<f8").tobytes())
+                digest.update(np.ascontiguousarray(crystal.numbers, dtype="<i8").tobytes())
+                digest.update(np.ascontiguousarray(crystal.frac_coords, dtype="<f8").tobytes())
+        return digest.hexdigest()
+
+    def formula_groups(self) -> IntArray:
+        """A number per row, equal for rows of one reduced formula, shape (n,)."""
+        return np.unique(np.array(self.formulas, dtype=object), return_inverse=True)[1].astype(
+            np.int64
+        )
+
+
+def read_training_set(paths: Sequence[Path], protocol: Protocol) -> TrainingSet:
+    """Read data files and apply the protocol.
+
+    Args:
+        paths: Parquet files, all of structures or all of features.
+        protocol: Which rows take part.
+
+    Returns:
+        The rows that take part, in the order of the files, with every other row counted.
+
+    Raises:
+        InputDataError: A file is missing or unreadable, lacks a needed column, has energies that are
+            not numbers (unless the protocol drops them), repeats an id, or nothing is left.
+    """
+    if not paths:
+        raise InputDataError("no data file given. Give one or more Parquet files of structures.")
+    parts = [_read_file(Path(path), protocol) for path in paths]
+    kinds = {part.features is not None for part in parts}
+    if len(kinds) > 1:
+        raise InputDataError(
+            "some data files hold structures and others hold features. "
+            "Give files of one kind, or structures together with --features."
+        )
+    whole = _concatenate(parts)
+    repeated = [name for name, count in Counter(whole.ids).items() if count > 1]
+    if repeated:
+        raise InputDataError(
+            f"{len(repeated)} ids occur more than once in the data, the first is {repeated[0]!r}. "
+            "Give each file once, and make ids unique."
+        )
+    if protocol.excluded_formulas:
+        kept = [i for i, name in enumerate(whole.formulas) if name not in protocol.excluded_formulas]
+        whole = whole.select(np.array(kept, dtype=np.int64), "formula of the evaluation set")
+    if not len(whole):
+        raise InputDataError(f"no row is left to train on (dropped: {dict(whole.dropped)}).")
+    return whole
+
+
+def attach_features(
+    data: TrainingSet, ids: Sequence[str], values: NDArray[Any], reasons: Mapping[str, str]
+) -> TrainingSet:
+    """Join a feature table to the rows of a training set.
+
+    Args:
+        data: The rows.
+        ids: Identifier of each feature row.
+        values: Shape (len(ids), 271).
+        reasons: Why a row has no features, by id; used to count the rows that go.
+
+    Returns:
+        The rows that have features, all finite, in the order of ``data``.
+
+    Raises:
+        InputDataError: No row has features.
+    """
+    position = {name: i for i, name in enumerate(ids)}
+    kept = np.array([i for i, name in enumerate(data.ids) if name in position], dtype=np.int64)
+    if not len(kept):
+        raise InputDataError(
+            "none of the rows has features"
+            + (f"; the first failed with: {next(iter(reasons.values()))}" if reasons else "")
+            + ". Check that the ids of the feature table are those of the data."
+        )
+    lost = [name for name in data.ids if name not in position]
+    failed = sum(name in reasons for name in lost)
+    dropped = Counter(data.dropped)
+    if failed:
+        dropped["could not be featurized"] += failed
+    if len(lost) > failed:
+        dropped["not in the feature table"] += len(lost) - failed
+    features = np.asarray(values)[[position[data.ids[i]] for i in kept]].astype(np.float32)
+    joined = replace(data.select(kept), features=features, dropped=dict(dropped))
+    finite = np.flatnonzero(np.isfinite(features).all(axis=1))
+    return joined.select(finite, "feature that is not finite")
+
+
+def split_by_formula(
+    formulas: Sequence[str], fraction: float, seed: int
+) -> tuple[IntArray, IntArray]:
+    """Split rows so that no reduced formula is on both sides.
+
+    Args:
+        formulas: Reduced formula of each row, length n.
+        fraction: Share of the formulas to hold out, 0 to below 1.
+        seed: Which formulas.
+
+    Returns:
+        Row numbers to train on and row numbers held out, each ascending.
+
+    Raises:
+        InputDataError: The fraction is out of range.
+    """
+    if not 0 <= fraction < 1:
+        raise InputDataError(f"the held-out fraction is {fraction}; it must be at least 0 and below 1.")
+    unique, codes = np.unique(np.array(formulas, dtype=object), return_inverse=True)
+    chosen = np.random.default_rng(seed).permutation(len(unique))[: round(fraction * len(unique))]
+    held_out = np.isin(codes, chosen)
+    return np.flatnonzero(~held_out), np.flatnonzero(held_out)
+
+
+def read_formulas(path: Path) -> frozenset[str]:
+    """Read formulas to keep out of training, as reduced formulas.
+
+    Args:
+        path: A Parquet or CSV file with a ``formula`` column, or a text file with one per line.
+
+    Returns:
+        The reduced formulas.
+
+    Raises:
+        InputDataError: The file is missing, lacks the column, or holds something that is no formula.
+    """
+    try:
+        if path.suffix == ".parquet":
+            names = _columns(path)
+            require_columns(names, ["formula"], path)
+            listed = pd.read_parquet(path, columns=["formula"])["formula"].tolist()
+        elif path.suffix == ".csv":
+            table = pd.read_csv(path, keep_default_na=False)
+            require_columns(list(table.columns), ["formula"], path)
+            listed = table["formula"].tolist()
+        else:
+            lines = path.read_text().splitlines()
+            listed = [line.strip() for line in lines if line.strip()]
+    except (OSError, UnicodeDecodeError, pd.errors.ParserError) as error:
+        raise InputDataError(f"cannot read formulas from {path}: {error}") from error
+    return frozenset(reduce_formula(str(name), where=path) for name in listed)
+
+
+@lru_cache(maxsize=1 << 17)
+def reduce_formula(formula: str, where: Path | None = None) -> str:
+    """The reduced formula in pymatgen's convention.
+
+    Args:
+        formula: Any formula, such as ``Al2Cu2``.
+        where: The file it came from, for the message.
+
+    Returns:
+        For example ``AlCu``.
+
+    Raises:
+        InputDataError: It is not a formula.
+    """
+    from pymatgen.core import Composition
+
+    try:
+        return str(Composition(formula).reduced_formula)
+    except (ValueError, KeyError) as error:
+        place = f" in {where}" if where else ""
+        raise InputDataError(f"{formula!r}{place} is not a chemical formula.") from error
+
+
+def require_columns(present: Iterable[str], needed: Iterable[str], path: Path) -> None:
+    """Refuse a table that lacks a column, naming the nearest one that it has.
+
+    Args:
+        present: Columns of the table.
+        needed: Columns that must be among them.
+        path: The file, for the message.
+
+    Raises:
+        InputDataError: A column is missing.
+    """
+    names = list(present)
+    for name in needed:
+        if name not in names:
+            hint = suggest(name, names) or f"; it has {', '.join(names[:20])}"
+            raise InputDataError(f"{path} has no column {name!r}{hint}")
+
+
+def hash_file(path: Path) -> str:
+    """SHA-256 of a file's bytes, 64 hexadecimal digits."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _columns(path: Path) -> list[str]:
+    try:
+        return [str(name) for name in pq.read_schema(path).names]
+    except (OSError, ValueError) as error:
+        raise InputDataError(f"cannot read {path} as Parquet: {error}") from error
+
+
+def _read_file(path: Path, protocol: Protocol) -> TrainingSet:
+    columns = _columns(path)
+    has_features = set(FEATURES) <= set(columns)
+    needed = ["id", protocol.target]
+    needed += ["formula"] if has_features else list(STRUCTURE_COLUMNS)
+    require_columns(columns, needed, path)
+    optional = [CROSS_CHECK_COLUMN] if CROSS_CHECK_COLUMN in columns else []
+    light = pd.read_parquet(path, columns=["id", protocol.target, *optional])
+    source = DataFile(path.name, hash_file(path), len(light))
+    ids = light["id"].astype(str).tolist()
+    try:
+        target = light[protocol.target].to_numpy(dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise InputDataError(f"{path}: column {protocol.target!r} does not hold numbers.") from error
+
+    dropped: Counter[str] = Counter()
+    keep = np.ones(len(light), dtype=bool)
+
+    def drop(mask: NDArray[np.bool_], reason: str) -> None:
+        count = int((keep & mask).sum())
+        if count:
+            dropped[reason] += count
+        keep[mask] = False
+
+    missing = ~np.isfinite(target)
+    if missing.any() and not protocol.drop_missing_energies:
+        first = ids[int(np.flatnonzero(missing)[0])]
+        raise InputDataError(
+            f"{path}: {int(missing.sum())} rows have no finite {protocol.target!r}, the first is "
+            f"{first!r}. Remove them, or count and drop them with --drop-missing-energies."
+        )
+    drop(missing, "no energy")
+    if optional and protocol.cross_check_tolerance is not None:
+        difference = light[CROSS_CHECK_COLUMN].abs().to_numpy(dtype=np.float64)
+        tolerance = protocol.cross_check_tolerance
+        drop(
+            np.nan_to_num(difference) > tolerance,
+            f"energy more than {tolerance:g} eV/atom from an independent table",
+        )
+
+    if has_features:
+        table = pd.read_parquet(path, columns=["formula", *FEATURES])
+        features = table[list(FEATURES)].to_numpy(dtype=np.float32)
+        drop(~np.isfinite(features).all(axis=1), "feature that is not finite")
+        formulas = [reduce_formula(str(name), where=path) for name in table["formula"]]
+        rows = np.flatnonzero(keep)
+        return TrainingSet(
+            tuple(ids[i] for i in rows),
+            tuple(formulas[i] for i in rows),
+            target[rows],
+            None,
+            features[rows],
+            (source,),
+            dict(dropped),
+        )
+
+    structures, failures = read_structure_table(path)
+    reasons = {failure.id: failure.reason for failure in failures}
+    by_id = {crystal.id: crystal for crystal in structures}
+    drop(np.array([name in reasons for name in ids], dtype=bool), "unreadable structure")
+    if protocol.max_sites is not None:
+        limit = protocol.max_sites
+        too_large = [name in by_id and len(by_id[name].numbers) > limit for name in ids]
+        drop(np.array(too_large, dtype=bool), f"more than {limit} sites")
+    rows = np.flatnonzero(keep)
+    crystals = tuple(by_id[ids[i]] for i in rows)
+    return TrainingSet(
+        tuple(ids[i] for i in rows),
+        tuple(crystal.formula for crystal in crystals),
+        target[rows],
+        crystals,
+        None,
+        (source,),
+        dict(dropped),
+    )
+
+
+def _concatenate(parts: Sequence[TrainingSet]) -> TrainingSet:
+    dropped: Counter[str] = Counter()
+    for part in parts:
+        dropped.update(part.dropped)
+    crystals = [part.crystals for part in parts if part.crystals is not None]
+    features = [part.features for part in parts if part.features is not None]
+    return TrainingSet(
+        tuple(name for part in parts for name in part.ids),
+        tuple(name for part in parts for name in part.formulas),
+        np.concatenate([part.target for part in parts]),
+        tuple(c for part in crystals for c in part) if crystals else None,
+        np.concatenate(features) if features else None,
+        tuple(source for part in parts for source in part.sources),
+        dict(dropped),
+    )

@@ -1,0 +1,412 @@
+"""Reading a user's structures: CIF, POSCAR, extended XYZ, Parquet, or a folder of them.
+
+Whatever is read comes back as crystals, and whatever cannot be used comes back as a failure with
+its reason: the number of crystals and failures together is the number of structures found.
+"""
+
+import re
+import shlex
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+from scipy.spatial import cKDTree
+
+from screening.crystal import Crystal
+from screening.errors import InputDataError, suggest
+
+if TYPE_CHECKING:
+    from pymatgen.core import Structure
+
+SHORTEST_DISTANCE = 0.5
+"""Å: two atoms nearer than this overlap. The shortest bond there is, H-H, has 0.74 Å."""
+
+STRUCTURE_COLUMNS = ("lattice", "species", "frac_coords")
+
+SYMBOLS = (
+    "H He Li Be B C N O F Ne Na Mg Al Si P S Cl Ar K Ca Sc Ti V Cr Mn Fe Co Ni Cu Zn Ga Ge As Se "
+    "Br Kr Rb Sr Y Zr Nb Mo Tc Ru Rh Pd Ag Cd In Sn Sb Te I Xe Cs Ba La Ce Pr Nd Pm Sm Eu Gd Tb "
+    "Dy Ho Er Tm Yb Lu Hf Ta W Re Os Ir Pt Au Hg Tl Pb Bi Po At Rn Fr Ra Ac Th Pa U Np Pu Am Cm "
+    "Bk Cf Es Fm Md No Lr Rf Db Sg Bh Hs Mt Ds Rg Cn Nh Fl Mc Lv Ts Og"
+).split()
+"""Symbols of the elements, by atomic number from 1."""
+
+_NUMBERS = {symbol: number for number, symbol in enumerate(SYMBOLS, start=1)} | {"D": 1, "T": 1}
+_POSCAR_NAME = re.compile(r"(POSCAR|CONTCAR)", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class ReadFailure:
+    """A structure that cannot be used.
+
+    Attributes:
+        id: File name or row id.
+        reason: Why, in one line.
+    """
+
+    id: str
+    reason: str
+
+
+def read_structures(paths: Sequence[Path]) -> tuple[list[Crystal], list[ReadFailure]]:
+    """Read structure files, structure tables and folders of them.
+
+    A file's id is its name (relative to the folder that was given); a file that holds several
+    structures numbers them, ``name#0``, ``name#1``; a Parquet row keeps its ``id``.
+
+    Args:
+        paths: Files or folders. In a folder every file of a known kind is read, also in
+            subfolders.
+
+    Returns:
+        The crystals, in the order of the files, and what could not be used with its reason.
+
+    Raises:
+        InputDataError: A path does not exist, a folder holds no structure file, a file's kind is
+            not known, a Parquet file is not a structure table, or two structures share an id.
+    """
+    crystals: list[Crystal] = []
+    failures: list[ReadFailure] = []
+    for path in paths:
+        for name, file in _expand(path):
+            if file.suffix.lower() == ".parquet":
+                read, failed = read_structure_table(file)
+            else:
+                read, failed = _read_file(file, name)
+            crystals += read
+            failures += failed
+    seen: set[str] = set()
+    for name in [crystal.id for crystal in crystals] + [failure.id for failure in failures]:
+        if name in seen:
+            raise InputDataError(
+                f"two structures are called {name!r}. Give each file once, or rename one."
+            )
+        seen.add(name)
+    return crystals, failures
+
+
+def read_structure_table(path: Path) -> tuple[list[Crystal], list[ReadFailure]]:
+    """Read a Parquet table of structures.
+
+    Args:
+        path: Parquet file with columns ``id``, ``lattice`` (9 numbers, row by row, Å), ``species``
+            (symbols) and ``frac_coords`` (3 numbers a site, site by site).
+
+    Returns:
+        The crystals and the failures, each in the order of the rows.
+
+    Raises:
+        InputDataError: The file cannot be read, or lacks a column.
+    """
+    try:
+        present = [str(name) for name in pq.read_schema(path).names]
+        for column in ("id", *STRUCTURE_COLUMNS):
+            if column not in present:
+                raise InputDataError(
+                    f'{path} has no column "{column}"{suggest(column, present)} A table of '
+                    f"structures has columns id, {', '.join(STRUCTURE_COLUMNS)}."
+                )
+        table = pq.read_table(path, columns=["id", *STRUCTURE_COLUMNS])
+    except (OSError, pa.ArrowException) as error:
+        raise InputDataError(f"cannot read {path} as Parquet: {error}") from error
+    ids = [str(name) for name in table["id"].to_pylist()]
+    try:
+        lattices, lattice_starts = _flatten(table["lattice"], pa.float64())
+        coords, coord_starts = _flatten(table["frac_coords"], pa.float64())
+        symbols, site_starts = _flatten(table["species"], pa.string())
+    except pa.ArrowException as error:
+        raise InputDataError(
+            f"{path}: columns {', '.join(STRUCTURE_COLUMNS)} must hold lists of numbers, symbols "
+            f"and numbers: {error}"
+        ) from error
+    encoded = pc.dictionary_encode(symbols)
+    known = [str(symbol) for symbol in encoded.dictionary.to_pylist()]
+    numbers_of = np.array([_NUMBERS.get(symbol, 0) for symbol in known], dtype=np.int64)
+    codes = encoded.indices.fill_null(0).to_numpy(zero_copy_only=False)
+    numbers = numbers_of[codes] if len(known) else np.zeros(0, dtype=np.int64)
+    lattice_values = lattices.to_numpy(zero_copy_only=False)
+    coord_values = coords.to_numpy(zero_copy_only=False)
+
+    crystals: list[Crystal] = []
+    failures: list[ReadFailure] = []
+    for row, name in enumerate(ids):
+        sites = slice(site_starts[row], site_starts[row + 1])
+        cell = lattice_values[lattice_starts[row] : lattice_starts[row + 1]]
+        positions = coord_values[coord_starts[row] : coord_starts[row + 1]]
+        count = sites.stop - sites.start
+        if count == 0 or len(cell) != 9 or len(positions) != 3 * count:
+            failures.append(
+                ReadFailure(
+                    name,
+                    f"malformed row: {len(cell)} lattice numbers, {count} species and "
+                    f"{len(positions)} coordinates; expected 9, n and 3 n",
+                )
+            )
+            continue
+        unknown = np.flatnonzero(numbers[sites] == 0)
+        if len(unknown):
+            symbol = symbols[int(sites.start + unknown[0])].as_py()
+            failures.append(ReadFailure(name, f"unknown element {symbol!r}"))
+            continue
+        crystal = Crystal(
+            name,
+            np.array(cell, dtype=np.float64).reshape(3, 3),
+            numbers[sites].copy(),
+            np.array(positions, dtype=np.float64).reshape(-1, 3),
+        )
+        reason = find_defect(crystal)
+        if reason is None:
+            crystals.append(crystal)
+        else:
+            failures.append(ReadFailure(name, reason))
+    return crystals, failures
+
+
+def find_defect(crystal: Crystal) -> str | None:
+    """Why a crystal cannot be used, or None if it can.
+
+    Args:
+        crystal: Any crystal.
+
+    Returns:
+        A reason where numbers are not finite, the cell is flat, or two atoms (or an atom and its
+        own image) are nearer than ``SHORTEST_DISTANCE``.
+    """
+    if not (np.isfinite(crystal.lattice).all() and np.isfinite(crystal.frac_coords).all()):
+        return "lattice or coordinates are not finite numbers"
+    volume = crystal.volume
+    edges = np.linalg.norm(crystal.lattice, axis=1)
+    if volume < 1e-3 or volume < 1e-6 * float(edges.prod()):
+        return f"the cell is flat (volume {volume:.2g} Å³)"
+    pair = _find_overlap(crystal)
+    if pair is None:
+        return None
+    first, second, distance = pair
+    symbols = [SYMBOLS[int(crystal.numbers[i]) - 1] for i in (first, second)]
+    return (
+        f"overlapping atoms: sites {first} ({symbols[0]}) and {second} ({symbols[1]}) are "
+        f"{distance:.2f} Å apart"
+    )
+
+
+def convert_structure(structure: "Structure", name: str) -> Crystal:
+    """Turn a pymatgen Structure into a crystal.
+
+    Args:
+        structure: An ordered structure; oxidation states are forgotten.
+        name: The crystal's id.
+
+    Returns:
+        The crystal.
+
+    Raises:
+        InputDataError: A site is partially occupied or holds something that is no element.
+    """
+    numbers = []
+    for site in structure:
+        if not site.is_ordered:
+            raise InputDataError(f"partially occupied site {site.species_string!r}")
+        symbol = str(getattr(site.specie, "symbol", site.specie))
+        if symbol not in _NUMBERS:
+            raise InputDataError(f"unknown element {symbol!r}")
+        numbers.append(_NUMBERS[symbol])
+    return Crystal(
+        name,
+        np.array(structure.lattice.matrix, dtype=np.float64),
+        np.array(numbers, dtype=np.int64),
+        np.array(structure.frac_coords, dtype=np.float64),
+    )
+
+
+def _expand(path: Path) -> list[tuple[str, Path]]:
+    if path.is_dir():
+        found = sorted(file for file in path.rglob("*") if file.is_file() and _kind(file))
+        if not found:
+            raise InputDataError(
+                f"{path} holds no structure file. Known: .cif, POSCAR/CONTCAR/.vasp, "
+                ".xyz/.extxyz, .parquet."
+            )
+        return [(str(file.relative_to(path)), file) for file in found]
+    if not path.exists():
+        nearby = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
+        raise InputDataError(f"{path} does not exist{suggest(path.name, nearby)}")
+    if _kind(path) is None:
+        raise InputDataError(
+            f"{path}: this kind of file is not known. Known: .cif, POSCAR/CONTCAR/.vasp, "
+            ".xyz/.extxyz, .parquet."
+        )
+    return [(path.name, path)]
+
+
+def _kind(path: Path) -> str | None:
+    suffix = path.suffix.lower()
+    kinds = {
+        ".cif": "cif", ".vasp": "poscar", ".poscar": "poscar", ".xyz": "extxyz",
+        ".extxyz": "extxyz", ".parquet": "parquet",
+    }  # fmt: skip
+    if suffix in kinds:
+        return kinds[suffix]
+    return "poscar" if _POSCAR_NAME.search(path.name) else None
+
+
+def _read_file(path: Path, name: str) -> tuple[list[Crystal], list[ReadFailure]]:
+    readers = {"cif": _read_cif, "poscar": _read_poscar, "extxyz": _read_extxyz}
+    try:
+        text = path.read_text(encoding="utf-8", errors="replace")
+        found = readers[str(_kind(path))](text)
+    except Exception as error:  # parsers of foreign files raise nearly anything
+        return [], [ReadFailure(name, f"unreadable: {_first_line(error)}")]
+    if not found:
+        return [], [ReadFailure(name, "unreadable: no structure in the file")]
+    crystals: list[Crystal] = []
+    failures: list[ReadFailure] = []
+    for index, item in enumerate(found):
+        label = name if len(found) == 1 else f"{name}#{index}"
+        try:
+            crystal = convert_structure(item, label) if not isinstance(item, _Frame) else (
+                item.crystal(label)
+            )
+        except InputDataError as error:
+            failures.append(ReadFailure(label, _first_line(error)))
+            continue
+        defect = find_defect(crystal)
+        if defect is None:
+            crystals.append(crystal)
+        else:
+            failures.append(ReadFailure(label, defect))
+    return crystals, failures
+
+
+def _read_cif(text: str) -> list[Any]:
+    from pymatgen.io.cif import CifParser
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        parser = CifParser.from_str(text)
+        return list(parser.parse_structures(primitive=False, on_error="raise"))
+
+
+def _read_poscar(text: str) -> list[Any]:
+    from pymatgen.io.vasp import Poscar
+
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        poscar = Poscar.from_str(text)
+    if any("fake" in str(item.message).lower() for item in caught):
+        raise ValueError("the POSCAR names no elements (VASP 4 format); add a line of symbols")
+    return [poscar.structure]
+
+
+@dataclass(frozen=True)
+class _Frame:
+    """One frame of an extended XYZ file."""
+
+    lattice: NDArray[np.float64]
+    symbols: tuple[str, ...]
+    positions: NDArray[np.float64]
+
+    def crystal(self, name: str) -> Crystal:
+        for symbol in self.symbols:
+            if symbol not in _NUMBERS:
+                raise InputDataError(f"unknown element {symbol!r}")
+        return Crystal(
+            name,
+            self.lattice,
+            np.array([_NUMBERS[symbol] for symbol in self.symbols], dtype=np.int64),
+            np.linalg.solve(self.lattice.T, self.positions.T).T,
+        )
+
+
+def _read_extxyz(text: str) -> list[Any]:
+    lines = text.splitlines()
+    frames: list[_Frame] = []
+    at = 0
+    while at < len(lines) and (lines[at].strip() or frames):
+        if not lines[at].strip():
+            at += 1
+            continue
+        count = int(lines[at])
+        header = _read_xyz_comment(lines[at + 1])
+        atoms = [line.split() for line in lines[at + 2 : at + 2 + count]]
+        if count < 1 or len(atoms) != count:
+            raise ValueError(f"line {at + 1} announces {count} atoms, {len(atoms)} follow")
+        if "lattice" not in header:
+            raise ValueError('no Lattice="..." in the comment line: a molecule, not a crystal')
+        lattice = np.array(header["lattice"].split(), dtype=np.float64).reshape(3, 3)
+        species, position = _xyz_columns(header.get("properties", "species:S:1:pos:R:3"))
+        frames.append(
+            _Frame(
+                lattice,
+                tuple(fields[species] for fields in atoms),
+                np.array([fields[position : position + 3] for fields in atoms], dtype=np.float64),
+            )
+        )
+        at += 2 + count
+    return frames
+
+
+def _read_xyz_comment(line: str) -> dict[str, str]:
+    pairs = (token.partition("=") for token in shlex.split(line))
+    return {key.lower(): value for key, equals, value in pairs if equals}
+
+
+def _xyz_columns(properties: str) -> tuple[int, int]:
+    fields = properties.split(":")
+    starts: dict[str, int] = {}
+    column = 0
+    for name, width in zip(fields[0::3], fields[2::3], strict=True):
+        starts[name.lower()] = column
+        column += int(width)
+    if "species" not in starts or "pos" not in starts:
+        raise ValueError(f"Properties={properties} names no species or no pos")
+    return starts["species"], starts["pos"]
+
+
+def _first_line(error: Exception) -> str:
+    text = str(error).strip() or type(error).__name__
+    return text.splitlines()[0]
+
+
+def _flatten(column: pa.ChunkedArray, kind: pa.DataType) -> tuple[pa.Array, NDArray[np.int64]]:
+    merged = column.combine_chunks()
+    if isinstance(merged, pa.ChunkedArray):
+        merged = merged.chunk(0)
+    lengths = pc.list_value_length(merged).fill_null(0).to_numpy(zero_copy_only=False)
+    starts = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+    return pc.list_flatten(merged).cast(kind), starts
+
+
+def _find_overlap(crystal: Crystal) -> tuple[int, int, float] | None:
+    wrapped = crystal.frac_coords - np.floor(crystal.frac_coords)
+    # Distance between opposite faces of the cell, then the layer in which images can matter.
+    heights = 1 / np.linalg.norm(np.linalg.inv(crystal.lattice), axis=0)
+    margin = SHORTEST_DISTANCE / heights
+    owners = np.arange(len(wrapped))
+    points = wrapped
+    for axis in range(3):
+        copies, names = [points], [owners]
+        for shift in range(1, int(np.ceil(margin[axis])) + 1):
+            low = points[:, axis] + shift <= 1 + margin[axis]
+            high = points[:, axis] - shift >= -margin[axis]
+            for mask, step in ((low, shift), (high, -shift)):
+                moved = points[mask].copy()
+                moved[:, axis] += step
+                copies.append(moved)
+                names.append(owners[mask])
+        points, owners = np.concatenate(copies), np.concatenate(names)
+    positions = points @ crystal.lattice
+    near = cKDTree(positions).query_pairs(SHORTEST_DISTANCE, output_type="ndarray")
+    if not len(near):
+        return None
+    distances = np.linalg.norm(positions[near[:, 0]] - positions[near[:, 1]], axis=1)
+    closest = int(np.argmin(distances))
+    first, second = sorted(int(owners[i]) for i in near[closest])
+    return first, second, float(distances[closest])
+
