@@ -44,8 +44,9 @@ def main() -> None:
         "elements": elements,
     }
     path = Path(__file__).parents[1] / "screening" / "features" / "element_properties.json"
-    path.write_text(json.dumps(document, indent=None, separators=(",", ":")).replace(
-        '},"', '},\n"') + "\n")
+    path.write_text(
+        json.dumps(document, indent=None, separators=(",", ":")).replace('},"', '},\n"') + "\n"
+    )
     print(f"wrote {path.name}: {len(elements)} elements")
 
 

@@ -85,9 +85,7 @@ class FaceBatch:
         return np.repeat(per_crystal, self.sites, axis=0)
 
 
-def structure_columns(
-    crystals: Sequence[Crystal], tessellations: Sequence[Tessellation]
-) -> Array:
+def structure_columns(crystals: Sequence[Crystal], tessellations: Sequence[Tessellation]) -> Array:
     """Compute the 126 structure columns.
 
     Args:
