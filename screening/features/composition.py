@@ -40,20 +40,19 @@ def write_composition_columns(
         fractions: For each element, its atomic fraction, shape (n,) or (1,).
         possible: Whether a charge-neutral compound is possible, shape (n,), bool.
     """
-    fill = iter(range(len(COMPOSITION_FEATURES)))
-    for p in NORMS:
+    for row, p in enumerate(NORMS):
         if p == 0:
-            out[next(fill)] = len(properties)
+            out[row] = len(properties)
         else:
             norm = sum((f**p for f in fractions[1:]), fractions[0] ** p)
-            out[next(fill)] = norm ** (1.0 / p)
+            out[row] = norm ** (1.0 / p)
 
     statistics = out[len(NORMS) : len(NORMS) + 6 * len(PROPERTIES)]
     statistics = statistics.view(len(PROPERTIES), 6, -1)
     low, high = extremes(properties)
     mean = properties[0] * fractions[0]
-    for p, f in zip(properties[1:], fractions[1:], strict=True):
-        mean.addcmul_(p, f)
+    for values, f in zip(properties[1:], fractions[1:], strict=True):
+        mean.addcmul_(values, f)
     statistics[:, 0] = low
     statistics[:, 1] = high
     torch.sub(high, low, out=statistics[:, 2])

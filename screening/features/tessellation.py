@@ -73,7 +73,7 @@ def tessellate(crystal: Crystal) -> Tessellation:
             gives cells whose faces all lie midway between two atoms.
     """
     lattice, frac = _reduce(crystal)
-    lower = _lower_triangular(crystal.id, lattice)
+    lower = _lower_triangular(lattice)
     for offset in _OFFSETS:
         result = _try_tessellation(lower, frac, np.asarray(offset))
         if result is not None:
@@ -97,6 +97,10 @@ def _reduce(crystal: Crystal) -> tuple[NDArray[np.float64], NDArray[np.float64]]
             f"{crystal.id}: the lattice or the coordinates are not finite numbers; "
             "correct the structure"
         )
+    if crystal.volume <= 1e-6 * lengths.prod():
+        raise FeaturizationError(
+            f"{crystal.id}: the unit cell has no volume; correct its lattice vectors"
+        )
     cosines = np.abs((lattice @ lattice.T) / np.outer(lengths, lengths))
     np.fill_diagonal(cosines, 0.0)
     if cosines.max() <= 0.51:
@@ -107,15 +111,10 @@ def _reduce(crystal: Crystal) -> tuple[NDArray[np.float64], NDArray[np.float64]]
     return reduced, np.asarray(frac @ lattice @ np.linalg.inv(reduced))
 
 
-def _lower_triangular(name: str, lattice: NDArray[np.float64]) -> NDArray[np.float64]:
+def _lower_triangular(lattice: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return the lattice turned so that a lies along x and b in the xy plane."""
     r = np.linalg.qr(lattice.T, mode="r")
-    lower = np.asarray((r * np.sign(np.diag(r))[:, None]).T)
-    if not np.prod(np.diag(lower)) > 1e-6 * np.prod(np.linalg.norm(lattice, axis=1)):
-        raise FeaturizationError(
-            f"{name}: the unit cell has no volume; correct its lattice vectors"
-        )
-    return lower
+    return np.asarray((r * np.sign(np.diag(r))[:, None]).T)
 
 
 def _overlap(crystal: Crystal) -> FeaturizationError:
