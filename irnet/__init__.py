@@ -1,0 +1,93 @@
+"""Residual regression networks for feature vectors, ensembles of them, and their baseline.
+
+Knows vectors and the names of their columns, nothing of crystals. Needs torch, NumPy,
+scikit-learn and safetensors; importing the package itself loads none of them.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from . import metrics
+    from .architecture import ARCHITECTURES, Architecture
+    from .ensemble import Ensemble, Member
+    from .errors import (
+        ArchitectureError,
+        CheckpointError,
+        DataError,
+        DeviceError,
+        FeatureMismatchError,
+        IRNetError,
+        ModelFileError,
+        RecipeError,
+    )
+    from .forest import Forest, fit_forest
+    from .network import Network, count_parameters
+    from .recipe import RECIPES, Recipe, find_recipe
+    from .scorer import Prediction, Scorer
+    from .training import Progress, TrainingDivergedError, train_ensemble
+
+_HOMES = {
+    "ARCHITECTURES": "architecture",
+    "Architecture": "architecture",
+    "ArchitectureError": "errors",
+    "CheckpointError": "errors",
+    "DataError": "errors",
+    "DeviceError": "errors",
+    "Ensemble": "ensemble",
+    "FeatureMismatchError": "errors",
+    "Forest": "forest",
+    "IRNetError": "errors",
+    "Member": "ensemble",
+    "ModelFileError": "errors",
+    "Network": "network",
+    "Prediction": "scorer",
+    "Progress": "training",
+    "RECIPES": "recipe",
+    "Recipe": "recipe",
+    "RecipeError": "errors",
+    "Scorer": "scorer",
+    "TrainingDivergedError": "training",
+    "count_parameters": "network",
+    "find_recipe": "recipe",
+    "fit_forest": "forest",
+    "train_ensemble": "training",
+}
+
+__all__ = [
+    "ARCHITECTURES",
+    "RECIPES",
+    "Architecture",
+    "ArchitectureError",
+    "CheckpointError",
+    "DataError",
+    "DeviceError",
+    "Ensemble",
+    "FeatureMismatchError",
+    "Forest",
+    "IRNetError",
+    "Member",
+    "ModelFileError",
+    "Network",
+    "Prediction",
+    "Progress",
+    "Recipe",
+    "RecipeError",
+    "Scorer",
+    "TrainingDivergedError",
+    "count_parameters",
+    "find_recipe",
+    "fit_forest",
+    "metrics",
+    "train_ensemble",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "metrics":
+        return import_module(".metrics", __name__)
+    if name in _HOMES:
+        return getattr(import_module(f".{_HOMES[name]}", __name__), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

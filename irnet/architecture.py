@@ -1,0 +1,188 @@
+"""Architectures: the reference implementation's strings, read into layers.
+
+A network is written as blocks joined by ``-``; a block is ``<width><letters>x<count><letters>``:
+
+* ``1024BARx4``: four times (fully connected to 1024, batch norm, activation), with a shortcut
+  around every layer. That is an IRNet (Jha et al. 2019, section 3.3).
+* ``1024BAx4R``: the same four layers with one shortcut around the whole block: an SRNet (3.2).
+* ``1024BAx4``: no shortcut: a plain network (3.1).
+* ``B`` is batch norm and ``A`` the activation (ReLU); ``AB`` puts batch norm after it. ``D`` among
+  the first letters is dropout after every layer, after the count it is dropout after the block.
+* The last block is a bare ``1``: the linear output of the regression.
+
+A shortcut is the identity where widths match and a linear projection where they do not; it is
+added after the activation. The three depths of the paper (Table 1) have names: ``irnet-17``,
+``srnet-24``, ``plain-48`` and so on. The "FC1024" in the 256 row of its 48-layer IRNet is read as
+the misprint that it is.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+from dataclasses import dataclass
+
+from .errors import ArchitectureError, nearest
+
+_DEPTHS: dict[int, tuple[tuple[int, int], ...]] = {
+    17: ((1024, 4), (512, 3), (256, 3), (128, 3), (64, 2), (32, 1)),
+    24: ((1024, 4), (512, 4), (256, 4), (128, 4), (64, 3), (32, 2), (16, 2)),
+    48: (
+        *((width, 4) for width in (1024, 512, 256, 128, 64) for _ in range(2)),
+        (32, 4),
+        (16, 3),
+    ),
+}
+_PATTERNS = {
+    "plain": "{width}BAx{count}",
+    "srnet": "{width}BAx{count}R",
+    "irnet": "{width}BARx{count}",
+}
+
+ARCHITECTURES: dict[str, str] = {
+    f"{kind}-{depth}": "-".join(
+        [pattern.format(width=width, count=count) for width, count in blocks] + ["1"]
+    )
+    for kind, pattern in _PATTERNS.items()
+    for depth, blocks in _DEPTHS.items()
+}
+"""Named architectures of the paper's Table 1: name -> architecture string."""
+
+_BLOCK = re.compile(
+    r"(?P<width>\d+)(?P<letters>[A-Za-wyz]*)(?:x(?P<count>\d+)(?P<after>[A-Za-z]*))?"
+)
+
+
+@dataclass(frozen=True)
+class Block:
+    """Layers of one width.
+
+    Attributes:
+        width: Outputs of every layer of the block.
+        count: Number of layers.
+        norm: Where batch norm stands: "before" or "after" the activation, or "none".
+        shortcut: "layer" (IRNet), "block" (SRNet) or "none" (plain).
+        dropout: After every "layer", after the "block", or "none".
+    """
+
+    width: int
+    count: int
+    norm: str
+    shortcut: str
+    dropout: str
+
+    def __str__(self) -> str:
+        """Return the block as it is written in an architecture string."""
+        letters = {"before": "BA", "after": "AB", "none": "A"}[self.norm]
+        letters += "R" * (self.shortcut == "layer") + "D" * (self.dropout == "layer")
+        after = "R" * (self.shortcut == "block") + "D" * (self.dropout == "block")
+        return f"{self.width}{letters}x{self.count}{after}"
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """A network without its weights: hidden blocks, then one linear output.
+
+    Attributes:
+        blocks: The hidden blocks in order.
+    """
+
+    blocks: tuple[Block, ...]
+
+    @classmethod
+    def parse(cls, text: str) -> Architecture:
+        """Read a name of `ARCHITECTURES` or an architecture string.
+
+        Args:
+            text: For example ``"irnet-17"`` or ``"64BARx2-32BARx1-1"``.
+
+        Returns:
+            The architecture; ``str()`` of it is its normalised string.
+
+        Raises:
+            ArchitectureError: Says which block is wrong and why.
+        """
+        given = text.strip()
+        known = ARCHITECTURES.get(given.lower())
+        if known is not None:
+            given = known
+        elif not given or not given[0].isdigit():
+            raise ArchitectureError(
+                f"unknown architecture {text!r}{nearest(given.lower(), ARCHITECTURES)} "
+                f"(names: {', '.join(ARCHITECTURES)}; or a string such as 1024BARx4-512BARx3-1)"
+            )
+        *hidden, output = given.split("-")
+        if output != "1":
+            raise ArchitectureError(
+                f"architecture {text!r} must end in -1, its linear output, but ends in {output!r}"
+            )
+        if not hidden:
+            raise ArchitectureError(f"architecture {text!r} has no hidden layers before its output")
+        return cls(tuple(_parse_block(part, i, text) for i, part in enumerate(hidden, start=1)))
+
+    @property
+    def depth(self) -> int:
+        """Number of fully connected layers on the main path, the output counted."""
+        return 1 + sum(block.count for block in self.blocks)
+
+    @property
+    def has_dropout(self) -> bool:
+        """Whether any block asks for dropout."""
+        return any(block.dropout != "none" for block in self.blocks)
+
+    def main_path(self, inputs: int) -> tuple[tuple[int, int], ...]:
+        """Shapes (inputs, outputs) of the main path's linear layers, without projections.
+
+        Args:
+            inputs: Number of features.
+
+        Returns:
+            One pair per fully connected layer, the output layer last.
+        """
+        widths = [inputs] + [b.width for b in self.blocks for _ in range(b.count)] + [1]
+        return tuple(itertools.pairwise(widths))
+
+    def __str__(self) -> str:
+        """Return the normalised architecture string."""
+        return "-".join([*map(str, self.blocks), "1"])
+
+
+def _parse_block(part: str, place: int, text: str) -> Block:
+    where = f"block {place} ({part!r}) of architecture {text!r}"
+    match = _BLOCK.fullmatch(part)
+    if match is None:
+        raise ArchitectureError(
+            f"{where} is not <width><letters>x<count><letters>, such as 1024BARx4 or 1024BAx4R"
+        )
+    letters, after = match["letters"], match["after"] or ""
+    for allowed, found, side in (("BARD", letters, "before x"), ("RD", after, "after the count")):
+        for letter in found:
+            if letter not in allowed:
+                raise ArchitectureError(
+                    f"{where}: letter {letter!r} {side} is none of {', '.join(allowed)}"
+                )
+            if found.count(letter) > 1:
+                raise ArchitectureError(f"{where}: letter {letter!r} stands twice {side}")
+    if "A" not in letters:
+        raise ArchitectureError(
+            f"{where} has no activation; write an A, such as "
+            f"{match['width']}Ax{match['count'] or 1}"
+        )
+    for letter, word in (("R", "shortcut"), ("D", "dropout")):
+        if letter in letters and letter in after:
+            raise ArchitectureError(
+                f"{where} asks for {word} per layer and per block: keep one of the two {letter}"
+            )
+    width, count = int(match["width"]), int(match["count"] or 1)
+    if width < 1 or count < 1:
+        raise ArchitectureError(f"{where}: width and count must be at least 1")
+    norm = "none"
+    if "B" in letters:
+        norm = "before" if letters.index("B") < letters.index("A") else "after"
+    return Block(
+        width=width,
+        count=count,
+        norm=norm,
+        shortcut="layer" if "R" in letters else "block" if "R" in after else "none",
+        dropout="layer" if "D" in letters else "block" if "D" in after else "none",
+    )

@@ -1,0 +1,245 @@
+"""Trained members and the ensemble of them, with everything needed to predict."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .architecture import Architecture
+from .errors import EmptyEnsembleError, IRNetError, ModelFileError, check_feature_names
+from .network import Network, network_of
+from .scaling import Scaling
+from .scorer import Scorer
+from .storage import (
+    compress,
+    decompress,
+    file_sha256,
+    read_json,
+    read_tensors,
+    write_json,
+    write_tensors,
+)
+
+_MEMBER = "an irnet member"
+_ENSEMBLE = "an irnet ensemble"
+_FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Member:
+    """One trained network with the scaling and the feature names that belong to it.
+
+    Attributes:
+        architecture: Its layers.
+        feature_names: Columns that it was trained on, in order.
+        scaling: Scaling of its inputs and target.
+        state: float32 weights by name.
+        record: How it was trained: seed, recipe, history per epoch, rows, data hash, time.
+    """
+
+    architecture: Architecture
+    feature_names: tuple[str, ...]
+    scaling: Scaling
+    state: Mapping[str, Tensor] = field(repr=False)
+    record: Mapping[str, Any] = field(repr=False)
+
+    @property
+    def network(self) -> Network:
+        """The network in evaluation mode; it reads scaled inputs and gives scaled targets."""
+        return network_of(self.architecture, len(self.feature_names), self.state)
+
+    def save(self, path: Path | str, precision: str = "fp32") -> None:
+        """Write the member into one safetensors file, atomically.
+
+        Args:
+            path: The file; its folder must exist.
+            precision: "fp32", "bf16" or "int8" (one scale per output) for weight matrices.
+        """
+        scaling = self.scaling
+        tensors = compress(self.state, precision)
+        tensors["scaling.mean"] = torch.from_numpy(scaling.mean.copy())
+        tensors["scaling.std"] = torch.from_numpy(scaling.std.copy())
+        header = {
+            "kind": _MEMBER,
+            "format": _FORMAT,
+            "architecture": str(self.architecture),
+            "feature_names": list(self.feature_names),
+            "clip": scaling.clip,
+            "target_mean": scaling.target_mean,
+            "target_std": scaling.target_std,
+            "precision": precision,
+            "record": dict(self.record),
+        }
+        write_tensors(Path(path), tensors, header)
+
+    @classmethod
+    def load(cls, path: Path | str) -> Member:
+        """Read a member; weights of any stored precision come back as float32.
+
+        Args:
+            path: The file that `save` wrote.
+
+        Returns:
+            The member.
+
+        Raises:
+            ModelFileError: If the file is missing, truncated, or not a member.
+        """
+        path = Path(path)
+        tensors, header = read_tensors(path, _MEMBER)
+        try:
+            if header["format"] != _FORMAT:
+                raise ModelFileError(
+                    f"{path}: written in format {header['format']}, this version reads {_FORMAT}"
+                )
+            scaling = Scaling(
+                mean=tensors.pop("scaling.mean").numpy(),
+                std=tensors.pop("scaling.std").numpy(),
+                clip=header["clip"],
+                target_mean=header["target_mean"],
+                target_std=header["target_std"],
+            )
+            member = cls(
+                architecture=Architecture.parse(header["architecture"]),
+                feature_names=tuple(header["feature_names"]),
+                scaling=scaling,
+                state=decompress(tensors),
+                record=header["record"],
+            )
+            _ = member.network
+        except (KeyError, TypeError, RuntimeError, ValueError) as error:
+            raise ModelFileError(f"{path}: weights or header do not fit ({error})") from error
+        return member
+
+
+@dataclass(frozen=True)
+class Ensemble:
+    """Members that predict together.
+
+    Attributes:
+        members: At least one, all trained on the same feature names.
+        card: Facts of the training: target and its unit, data hash, recipe, seeds, metrics.
+    """
+
+    members: tuple[Member, ...]
+    card: Mapping[str, Any]
+
+    def __post_init__(self) -> None:
+        """Check that the members belong together.
+
+        Raises:
+            EmptyEnsembleError: Without members.
+            FeatureMismatchError: If members were trained on different columns.
+        """
+        if not self.members:
+            raise EmptyEnsembleError("an ensemble needs at least one member; train one first")
+        for number, member in enumerate(self.members[1:], start=1):
+            check_feature_names(self.feature_names, member.feature_names, f"member {number}")
+
+    @property
+    def feature_names(self) -> tuple[str, ...]:
+        """Columns that the members were trained on, in order."""
+        return self.members[0].feature_names
+
+    def check_features(self, names: Sequence[str]) -> None:
+        """Compare a table's columns with the ensemble's own.
+
+        Args:
+            names: Columns of the data, in order.
+
+        Raises:
+            FeatureMismatchError: Names the missing, unknown or moved columns.
+        """
+        check_feature_names(self.feature_names, names, "the ensemble")
+
+    def scorer(self, device: str = "cpu", precision: str = "auto") -> Scorer:
+        """Prepare the ensemble for prediction: batch norm folded, weights on the device.
+
+        Args:
+            device: "auto", "cpu", "cuda" or "cuda:<n>".
+            precision: "bf16", "fp32", or "auto": bfloat16 where the device has it in hardware.
+
+        Returns:
+            A scorer; build it once and keep it.
+        """
+        return Scorer(self.members, device=device, precision=precision)
+
+    def save(self, path: Path | str, precision: str = "fp32") -> None:
+        """Write ``ensemble.json`` and one ``member-<i>.safetensors`` per member.
+
+        Args:
+            path: A folder; made if it does not exist.
+            precision: "fp32", "bf16" or "int8" for the weight matrices.
+        """
+        folder = Path(path)
+        folder.mkdir(parents=True, exist_ok=True)
+        entries = []
+        for number, member in enumerate(self.members):
+            file = folder / f"member-{number}.safetensors"
+            member.save(file, precision)
+            scaling = member.scaling
+            entries.append(
+                {
+                    "file": file.name,
+                    "sha256": file_sha256(file),
+                    "architecture": str(member.architecture),
+                    "clip": scaling.clip,
+                    "target_mean": scaling.target_mean,
+                    "target_std": scaling.target_std,
+                    **member.record,
+                }
+            )
+        content = {
+            "kind": _ENSEMBLE,
+            "format": _FORMAT,
+            "precision": precision,
+            "card": dict(self.card),
+            "feature_names": list(self.feature_names),
+            "members": entries,
+        }
+        write_json(folder / "ensemble.json", content)
+
+    @classmethod
+    def load(cls, path: Path | str) -> Ensemble:
+        """Read an ensemble and check every file against its recorded hash.
+
+        Args:
+            path: The folder that `save` wrote.
+
+        Returns:
+            The ensemble.
+
+        Raises:
+            ModelFileError: Names the file that is missing, truncated or not its own.
+        """
+        folder = Path(path)
+        content = read_json(folder / "ensemble.json", _ENSEMBLE)
+        members = []
+        try:
+            if content["format"] != _FORMAT:
+                raise ModelFileError(
+                    f"{folder / 'ensemble.json'}: format {content['format']}, "
+                    f"this version reads {_FORMAT}"
+                )
+            for entry in content["members"]:
+                file = folder / entry["file"]
+                if file.is_file() and file_sha256(file) != entry["sha256"]:
+                    raise ModelFileError(
+                        f"{file}: differs from what ensemble.json records "
+                        "(truncated, or of another ensemble); copy the folder again"
+                    )
+                members.append(Member.load(file))
+            return cls(tuple(members), content["card"])
+        except (KeyError, TypeError) as error:
+            raise ModelFileError(
+                f"{folder / 'ensemble.json'}: lacks or garbles {error}; copy the folder again"
+            ) from error
+        except ModelFileError:
+            raise
+        except IRNetError as error:
+            raise ModelFileError(f"{folder}: members do not belong together: {error}") from error

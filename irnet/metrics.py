@@ -1,0 +1,214 @@
+"""Measures of a prediction's error, with confidence intervals and tables per group."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from .errors import DataError
+
+Metric = Callable[[ArrayLike, ArrayLike], float]
+
+
+def mae(predicted: ArrayLike, true: ArrayLike) -> float:
+    """Mean absolute error.
+
+    Args:
+        predicted: (n,).
+        true: (n,), in the same unit.
+
+    Returns:
+        The error, in that unit.
+
+    Raises:
+        DataError: If shapes differ, nothing is given, or a value is not finite; so do all here.
+    """
+    p, t = _pair(predicted, true)
+    return float(np.abs(p - t).mean())
+
+
+def rmse(predicted: ArrayLike, true: ArrayLike) -> float:
+    """Root of the mean squared error of predictions (n,) against true values (n,)."""
+    p, t = _pair(predicted, true)
+    return float(np.sqrt(np.square(p - t).mean()))
+
+
+def bias(predicted: ArrayLike, true: ArrayLike) -> float:
+    """Mean of predicted minus true, (n,) each: negative means predicted too low."""
+    p, t = _pair(predicted, true)
+    return float((p - t).mean())
+
+
+def spearman(predicted: ArrayLike, true: ArrayLike) -> float:
+    """Rank correlation of predictions (n,) and true values (n,), ties given their mean rank.
+
+    NaN where it is undefined: fewer than two rows, or all values of one side equal.
+    """
+    p, t = _pair(predicted, true)
+    return _correlation(_ranks(p), _ranks(t))
+
+
+def error_quantile(predicted: ArrayLike, true: ArrayLike, level: float) -> float:
+    """Quantile of the absolute error.
+
+    Args:
+        predicted: (n,).
+        true: (n,), in the same unit.
+        level: From 0 to 1; 0.9 gives the error that nine of ten rows stay under.
+
+    Returns:
+        The quantile, in that unit.
+    """
+    p, t = _pair(predicted, true)
+    return float(np.quantile(np.abs(p - t), level))
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A measured value and its confidence interval.
+
+    Attributes:
+        value: On the rows as they are.
+        low: Lower end.
+        high: Upper end.
+    """
+
+    value: float
+    low: float
+    high: float
+
+
+def bootstrap(
+    metric: Metric,
+    predicted: ArrayLike,
+    true: ArrayLike,
+    *,
+    level: float = 0.95,
+    resamples: int = 2000,
+    seed: int = 0,
+) -> Interval:
+    """Percentile bootstrap interval of a metric (Efron and Tibshirani 1993, chapter 13).
+
+    Args:
+        metric: One of this module, or any function of (predicted, true).
+        predicted: (n,).
+        true: (n,).
+        level: Confidence.
+        resamples: Number of draws with replacement; those where the metric is NaN do not count.
+        seed: Of the draws.
+
+    Returns:
+        The metric on all rows and its interval; NaN ends with fewer than two rows.
+    """
+    p, t = _pair(predicted, true)
+    value = metric(p, t)
+    if len(p) < 2:
+        return Interval(value, float("nan"), float("nan"))
+    generator = np.random.default_rng(seed)
+    drawn = generator.integers(0, len(p), size=(resamples, len(p)))
+    values = np.array([metric(p[rows], t[rows]) for rows in drawn])
+    low, high = np.nanquantile(values, [(1 - level) / 2, (1 + level) / 2])
+    return Interval(value, float(low), float(high))
+
+
+@dataclass(frozen=True)
+class GroupRow:
+    """Errors of one group of rows.
+
+    Attributes:
+        group: Its label.
+        count: Rows.
+        mae: Mean absolute error with its interval.
+        bias: Mean of predicted minus true with its interval.
+        rmse: Root mean squared error.
+        spearman: Rank correlation with its interval; NaN where undefined.
+        quantile_90: 90 % quantile of the absolute error.
+    """
+
+    group: str
+    count: int
+    mae: Interval
+    bias: Interval
+    rmse: float
+    spearman: Interval
+    quantile_90: float
+
+
+def table_by_group(
+    predicted: ArrayLike,
+    true: ArrayLike,
+    groups: Sequence[str] | NDArray[np.str_],
+    *,
+    level: float = 0.95,
+    resamples: int = 2000,
+    seed: int = 0,
+) -> list[GroupRow]:
+    """Errors per group, groups in the order in which they first appear.
+
+    Args:
+        predicted: (n,).
+        true: (n,).
+        groups: (n,) labels.
+        level: Confidence of the intervals.
+        resamples: Draws per interval.
+        seed: Of the draws.
+
+    Returns:
+        One row per group.
+
+    Raises:
+        DataError: If lengths differ or a value is not finite.
+    """
+    p, t = _pair(predicted, true)
+    labels = np.asarray([str(group) for group in groups])
+    if len(labels) != len(p):
+        raise DataError(f"{len(labels)} group labels for {len(p)} rows")
+    table = []
+    for group in dict.fromkeys(labels.tolist()):
+        chosen = labels == group
+        gp, gt = p[chosen], t[chosen]
+        intervals = [
+            bootstrap(metric, gp, gt, level=level, resamples=resamples, seed=seed)
+            for metric in (mae, bias, spearman)
+        ]
+        table.append(
+            GroupRow(
+                group=group,
+                count=len(gp),
+                mae=intervals[0],
+                bias=intervals[1],
+                rmse=rmse(gp, gt),
+                spearman=intervals[2],
+                quantile_90=error_quantile(gp, gt, 0.9),
+            )
+        )
+    return table
+
+
+def _pair(predicted: ArrayLike, true: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    p, t = np.asarray(predicted, dtype=np.float64), np.asarray(true, dtype=np.float64)
+    if p.shape != t.shape or p.ndim != 1:
+        raise DataError(f"predicted has shape {p.shape}, true {t.shape}; both must be (n,)")
+    if not len(p):
+        raise DataError("no rows to measure an error on")
+    for name, values in (("predicted", p), ("true", t)):
+        if not np.isfinite(values).all():
+            row = int(np.argmin(np.isfinite(values)))
+            raise DataError(f"{name} row {row} is {values[row]}; leave the row out or repair it")
+    return p, t
+
+
+def _ranks(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
+    last = np.cumsum(counts)
+    ranks: NDArray[np.float64] = (last - (counts - 1) / 2)[inverse]
+    return ranks
+
+
+def _correlation(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
+    a, b = a - a.mean(), b - b.mean()
+    norm = float(np.sqrt((a @ a) * (b @ b)))
+    return float(a @ b) / norm if norm > 0 else float("nan")

@@ -1,0 +1,177 @@
+"""Training recipes: every choice of a training run in one frozen record."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any
+
+from .architecture import Architecture
+from .errors import RecipeError, nearest
+
+OPTIMIZERS = ("adamw", "adam")
+SCHEDULES = ("one-cycle", "constant")
+PRECISIONS = ("auto", "bf16", "fp32")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How one member of an ensemble is trained; the loss is always the mean absolute error.
+
+    Attributes:
+        name: Name of the recipe that this one was made from.
+        architecture: Name or string of the network, see `irnet.architecture`.
+        epochs: Passes over the training rows, at most.
+        batch_size: Rows per step; a last batch of fewer rows is spread over later epochs by the
+            shuffle (it is left out of the epoch in which it falls).
+        optimizer: "adamw" or "adam".
+        learning_rate: Constant rate, or the top of the one-cycle.
+        weight_decay: Decoupled weight decay of AdamW; must be 0 for Adam.
+        schedule: "one-cycle" (cosine up for 30 % of all steps from 1/25 of the top rate, then
+            cosine down to nearly 0; Smith and Topin 2019) or "constant".
+        gradient_clip: Largest norm of the whole gradient, or None.
+        scale_inputs: Whether features are standardised with the training rows' mean and deviation.
+        clip_sigma: Standardised features are clipped to this many deviations, or None.
+        scale_target: Whether the target is standardised.
+        validation_fraction: Share of the rows (or groups) kept for validation.
+        patience: Epochs without a better validation error after which training stops, or None.
+        precision: "bf16" runs the matrix products in bfloat16 under autocast, "fp32" does not,
+            "auto" uses bfloat16 where the device multiplies it faster.
+        dropout: Probability wherever the architecture has a ``D``.
+    """
+
+    name: str = "default"
+    architecture: str = "irnet-17"
+    epochs: int = 80
+    batch_size: int = 512
+    optimizer: str = "adamw"
+    learning_rate: float = 1e-3
+    weight_decay: float = 1e-2
+    schedule: str = "one-cycle"
+    gradient_clip: float | None = 1.0
+    scale_inputs: bool = True
+    clip_sigma: float | None = 6.0
+    scale_target: bool = True
+    validation_fraction: float = 0.1
+    patience: int | None = 40
+    precision: str = "auto"
+    dropout: float = 0.1
+
+    def __post_init__(self) -> None:
+        """Check every field.
+
+        Raises:
+            RecipeError: Names the field and what it may be.
+            ArchitectureError: If the architecture cannot be read.
+        """
+        for field, choices in (
+            ("optimizer", OPTIMIZERS),
+            ("schedule", SCHEDULES),
+            ("precision", PRECISIONS),
+        ):
+            value = getattr(self, field)
+            if value not in choices:
+                raise RecipeError(
+                    f"recipe {field} {value!r} is none of {', '.join(choices)}"
+                    f"{nearest(str(value), choices)}"
+                )
+        for field, fine, rule in (
+            ("epochs", self.epochs >= 1, "at least 1"),
+            ("batch_size", self.batch_size >= 2, "at least 2 (batch norm needs two rows)"),
+            ("learning_rate", self.learning_rate > 0, "above 0"),
+            ("weight_decay", self.weight_decay >= 0, "0 or more"),
+            ("gradient_clip", self.gradient_clip is None or self.gradient_clip > 0, "above 0"),
+            ("clip_sigma", self.clip_sigma is None or self.clip_sigma > 0, "above 0"),
+            ("validation_fraction", 0 < self.validation_fraction < 1, "between 0 and 1"),
+            ("patience", self.patience is None or self.patience >= 1, "at least 1"),
+            ("dropout", 0 <= self.dropout < 1, "from 0 to below 1"),
+        ):
+            if not fine:
+                raise RecipeError(f"recipe {field} is {getattr(self, field)!r}, must be {rule}")
+        if self.optimizer == "adam" and self.weight_decay:
+            raise RecipeError("recipe weight_decay must be 0 with adam; use adamw to decay weights")
+        if self.clip_sigma is not None and not self.scale_inputs:
+            raise RecipeError(
+                "recipe clip_sigma needs scale_inputs: unscaled inputs are not clipped"
+            )
+        Architecture.parse(self.architecture)
+
+    def with_changes(self, **changes: Any) -> Recipe:
+        """Return a copy with some fields changed.
+
+        Args:
+            **changes: Fields and their new values.
+
+        Returns:
+            The changed recipe, checked.
+
+        Raises:
+            RecipeError: If a field does not exist; names the nearest that does.
+        """
+        _check_fields(changes)
+        return replace(self, **changes)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the recipe as a plain dictionary."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> Recipe:
+        """Read what `to_json` wrote.
+
+        Raises:
+            RecipeError: If a field does not exist.
+        """
+        _check_fields(values)
+        return cls(**values)
+
+
+def _check_fields(values: dict[str, Any]) -> None:
+    known = [field.name for field in fields(Recipe)]
+    for key in values:
+        if key not in known:
+            raise RecipeError(
+                f"a recipe has no field {key!r}{nearest(key, known)} (fields: {', '.join(known)})"
+            )
+
+
+RECIPES: dict[str, Recipe] = {
+    "default": Recipe(),
+    "paper": Recipe(
+        name="paper",
+        epochs=5000,
+        batch_size=64,
+        optimizer="adam",
+        learning_rate=1e-4,
+        weight_decay=0.0,
+        schedule="constant",
+        gradient_clip=None,
+        scale_inputs=False,
+        clip_sigma=None,
+        scale_target=False,
+        patience=200,
+        precision="fp32",
+        dropout=0.1,
+    ),
+}
+"""Recipes by name. "paper" follows section 4 of Jha et al. 2019: Adam, 1e-4, batches of 64, mean
+absolute error, patience 200; it stops by patience, the 5,000 epochs are only a bound. Features and
+target go in unscaled, as in the paper's code; the validation rows are the member's own."""
+
+
+def find_recipe(name: str) -> Recipe:
+    """Return a recipe by name.
+
+    Args:
+        name: A key of `RECIPES`.
+
+    Returns:
+        The recipe.
+
+    Raises:
+        RecipeError: Names the nearest recipe.
+    """
+    if name not in RECIPES:
+        raise RecipeError(
+            f"unknown recipe {name!r}{nearest(name, RECIPES)} (recipes: {', '.join(RECIPES)})"
+        )
+    return RECIPES[name]
