@@ -175,7 +175,9 @@ def read_training_set(paths: Sequence[Path], protocol: Protocol) -> TrainingSet:
             "Give each file once, and make ids unique."
         )
     if protocol.excluded_formulas:
-        kept = [i for i, name in enumerate(whole.formulas) if name not in protocol.excluded_formulas]
+        kept = [
+            i for i, name in enumerate(whole.formulas) if name not in protocol.excluded_formulas
+        ]
         whole = whole.select(np.array(kept, dtype=np.int64), "formula of the evaluation set")
     if not len(whole):
         raise InputDataError(f"no row is left to train on (dropped: {dict(whole.dropped)}).")
@@ -237,7 +239,9 @@ def split_by_formula(
         InputDataError: The fraction is out of range.
     """
     if not 0 <= fraction < 1:
-        raise InputDataError(f"the held-out fraction is {fraction}; it must be at least 0 and below 1.")
+        raise InputDataError(
+            f"the held-out fraction is {fraction}; it must be at least 0 and below 1."
+        )
     unique, codes = np.unique(np.array(formulas, dtype=object), return_inverse=True)
     chosen = np.random.default_rng(seed).permutation(len(unique))[: round(fraction * len(unique))]
     held_out = np.isin(codes, chosen)
@@ -254,7 +258,7 @@ def read_formulas(path: Path) -> frozenset[str]:
         The reduced formulas.
 
     Raises:
-        InputDataError: The file is missing, lacks the column, or holds something that is no formula.
+        InputDataError: The file is missing, lacks the column, or holds what is no formula.
     """
     try:
         if path.suffix == ".parquet":
@@ -340,7 +344,9 @@ def _read_file(path: Path, protocol: Protocol) -> TrainingSet:
     try:
         target = light[protocol.target].to_numpy(dtype=np.float64)
     except (TypeError, ValueError) as error:
-        raise InputDataError(f"{path}: column {protocol.target!r} does not hold numbers.") from error
+        raise InputDataError(
+            f"{path}: column {protocol.target!r} does not hold numbers."
+        ) from error
 
     dropped: Counter[str] = Counter()
     keep = np.ones(len(light), dtype=bool)

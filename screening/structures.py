@@ -21,6 +21,7 @@ from scipy.spatial import cKDTree
 
 from screening.crystal import Crystal
 from screening.errors import InputDataError, suggest
+from screening.features.table import Failure
 
 if TYPE_CHECKING:
     from pymatgen.core import Structure
@@ -42,20 +43,7 @@ _NUMBERS = {symbol: number for number, symbol in enumerate(SYMBOLS, start=1)} | 
 _POSCAR_NAME = re.compile(r"(POSCAR|CONTCAR)", re.IGNORECASE)
 
 
-@dataclass(frozen=True)
-class ReadFailure:
-    """A structure that cannot be used.
-
-    Attributes:
-        id: File name or row id.
-        reason: Why, in one line.
-    """
-
-    id: str
-    reason: str
-
-
-def read_structures(paths: Sequence[Path]) -> tuple[list[Crystal], list[ReadFailure]]:
+def read_structures(paths: Sequence[Path]) -> tuple[list[Crystal], list[Failure]]:
     """Read structure files, structure tables and folders of them.
 
     A file's id is its name (relative to the folder that was given); a file that holds several
@@ -73,7 +61,7 @@ def read_structures(paths: Sequence[Path]) -> tuple[list[Crystal], list[ReadFail
             not known, a Parquet file is not a structure table, or two structures share an id.
     """
     crystals: list[Crystal] = []
-    failures: list[ReadFailure] = []
+    failures: list[Failure] = []
     for path in paths:
         for name, file in _expand(path):
             if file.suffix.lower() == ".parquet":
@@ -92,7 +80,7 @@ def read_structures(paths: Sequence[Path]) -> tuple[list[Crystal], list[ReadFail
     return crystals, failures
 
 
-def read_structure_table(path: Path) -> tuple[list[Crystal], list[ReadFailure]]:
+def read_structure_table(path: Path) -> tuple[list[Crystal], list[Failure]]:
     """Read a Parquet table of structures.
 
     Args:
@@ -135,7 +123,7 @@ def read_structure_table(path: Path) -> tuple[list[Crystal], list[ReadFailure]]:
     coord_values = coords.to_numpy(zero_copy_only=False)
 
     crystals: list[Crystal] = []
-    failures: list[ReadFailure] = []
+    failures: list[Failure] = []
     for row, name in enumerate(ids):
         sites = slice(site_starts[row], site_starts[row + 1])
         cell = lattice_values[lattice_starts[row] : lattice_starts[row + 1]]
@@ -143,7 +131,7 @@ def read_structure_table(path: Path) -> tuple[list[Crystal], list[ReadFailure]]:
         count = sites.stop - sites.start
         if count == 0 or len(cell) != 9 or len(positions) != 3 * count:
             failures.append(
-                ReadFailure(
+                Failure(
                     name,
                     f"malformed row: {len(cell)} lattice numbers, {count} species and "
                     f"{len(positions)} coordinates; expected 9, n and 3 n",
@@ -153,7 +141,7 @@ def read_structure_table(path: Path) -> tuple[list[Crystal], list[ReadFailure]]:
         unknown = np.flatnonzero(numbers[sites] == 0)
         if len(unknown):
             symbol = symbols[int(sites.start + unknown[0])].as_py()
-            failures.append(ReadFailure(name, f"unknown element {symbol!r}"))
+            failures.append(Failure(name, f"unknown element {symbol!r}"))
             continue
         crystal = Crystal(
             name,
@@ -165,7 +153,7 @@ def read_structure_table(path: Path) -> tuple[list[Crystal], list[ReadFailure]]:
         if reason is None:
             crystals.append(crystal)
         else:
-            failures.append(ReadFailure(name, reason))
+            failures.append(Failure(name, reason))
     return crystals, failures
 
 
@@ -256,31 +244,33 @@ def _kind(path: Path) -> str | None:
     return "poscar" if _POSCAR_NAME.search(path.name) else None
 
 
-def _read_file(path: Path, name: str) -> tuple[list[Crystal], list[ReadFailure]]:
+def _read_file(path: Path, name: str) -> tuple[list[Crystal], list[Failure]]:
     readers = {"cif": _read_cif, "poscar": _read_poscar, "extxyz": _read_extxyz}
     try:
         text = path.read_text(encoding="utf-8", errors="replace")
         found = readers[str(_kind(path))](text)
     except Exception as error:  # parsers of foreign files raise nearly anything
-        return [], [ReadFailure(name, f"unreadable: {_first_line(error)}")]
+        return [], [Failure(name, f"unreadable: {_first_line(error)}")]
     if not found:
-        return [], [ReadFailure(name, "unreadable: no structure in the file")]
+        return [], [Failure(name, "unreadable: no structure in the file")]
     crystals: list[Crystal] = []
-    failures: list[ReadFailure] = []
+    failures: list[Failure] = []
     for index, item in enumerate(found):
         label = name if len(found) == 1 else f"{name}#{index}"
         try:
-            crystal = convert_structure(item, label) if not isinstance(item, _Frame) else (
-                item.crystal(label)
+            crystal = (
+                convert_structure(item, label)
+                if not isinstance(item, _Frame)
+                else (item.crystal(label))
             )
         except InputDataError as error:
-            failures.append(ReadFailure(label, _first_line(error)))
+            failures.append(Failure(label, _first_line(error)))
             continue
         defect = find_defect(crystal)
         if defect is None:
             crystals.append(crystal)
         else:
-            failures.append(ReadFailure(label, defect))
+            failures.append(Failure(label, defect))
     return crystals, failures
 
 
@@ -320,7 +310,7 @@ class _Frame:
             name,
             self.lattice,
             np.array([_NUMBERS[symbol] for symbol in self.symbols], dtype=np.int64),
-            np.linalg.solve(self.lattice.T, self.positions.T).T,
+            np.linalg.solve(self.lattice.T, self.positions.T).T.astype(np.float64),
         )
 
 
@@ -409,4 +399,3 @@ def _find_overlap(crystal: Crystal) -> tuple[int, int, float] | None:
     closest = int(np.argmin(distances))
     first, second = sorted(int(owners[i]) for i in near[closest])
     return first, second, float(distances[closest])
-

@@ -1,0 +1,345 @@
+"""How well a model does: on held-out rows, and on the compounds of a combinatorial search.
+
+The second is the paper's Table 5: predicted against DFT formation enthalpies of hypothetical
+compounds of each prototype, none of whose formulas the model was trained on. It is measured twice,
+on the relaxed structure of each label and on the ideal cell that a campaign really uses.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from screening.crystal import Crystal
+from screening.dataset import DEFAULT_TARGET, hash_file, require_columns
+from screening.errors import InputDataError
+from screening.features.schema import FEATURES
+from screening.model_card import PROTOTYPE_KINDS, DataFileEntry, Evaluation, Score
+from screening.model_library import ScreeningModel
+from screening.structures import read_structure_table
+
+Predictor = Literal["irnet", "irnet_member", "random_forest"]
+Geometry = Literal["relaxed", "ideal"]
+
+NEIGHBOURS_OF_B = 6
+"""A perovskite's B is in an octahedron of X."""
+
+PAPER_TABLE_5: dict[str, tuple[float, float]] = {
+    "B2": (0.5114, 0.4780),
+    "L1_0": (0.4793, 0.4419),
+    "perov_Pnma": (0.6166, 0.3693),
+}
+"""MAE in eV/atom of Random Forest and IRNet-17 (Jha et al., KDD 2019, Table 5; other data)."""
+
+
+@dataclass(frozen=True)
+class EvaluationSet:
+    """Compounds with known energies, sorted by prototype.
+
+    Attributes:
+        file: The file that they come from.
+        crystals: The relaxed structures, in the order of the rows.
+        kinds: Kind of each, such as ``B2``; shape (n,).
+        schemes: Energy corrections of each label; shape (n,).
+        target: Energies, eV/atom; shape (n,).
+    """
+
+    file: DataFileEntry
+    crystals: tuple[Crystal, ...]
+    kinds: NDArray[np.str_]
+    schemes: NDArray[np.str_]
+    target: NDArray[np.float64]
+
+
+def read_evaluation_set(path: Path, target: str = DEFAULT_TARGET) -> EvaluationSet:
+    """Read an evaluation set.
+
+    Args:
+        path: Parquet table of structures with columns ``kind`` and the target, and optionally
+            ``scheme``; what a label's scheme says after ``(`` is its provenance and is left out.
+        target: Name of the energy column.
+
+    Returns:
+        The evaluation set.
+
+    Raises:
+        InputDataError: A column is missing, a structure is unusable, an energy is not a number,
+            or a kind is none of those that there are prototypes for.
+    """
+    crystals, failures = read_structure_table(path)
+    if failures:
+        raise InputDataError(
+            f"{path}: {len(failures)} structures cannot be used, the first is {failures[0].id!r}: "
+            f"{failures[0].reason}. Remove them."
+        )
+    table = pd.read_parquet(path)
+    require_columns(list(table.columns), [target, "kind"], path)
+    energies = table[target].to_numpy(dtype=np.float64)
+    if not np.isfinite(energies).all():
+        raise InputDataError(f"{path}: {(~np.isfinite(energies)).sum()} rows have no {target}.")
+    unknown = sorted(set(table["kind"]) - set(PROTOTYPE_KINDS.values()))
+    if unknown:
+        raise InputDataError(
+            f"{path}: kind {unknown[0]!r} has no prototype. "
+            f"Known kinds: {', '.join(PROTOTYPE_KINDS.values())}."
+        )
+    schemes = table["scheme"] if "scheme" in table else pd.Series(["all"] * len(table))
+    return EvaluationSet(
+        DataFileEntry(name=path.name, sha256=hash_file(path), rows=len(table)),
+        tuple(crystals),
+        table["kind"].to_numpy(dtype=np.str_),
+        np.array([str(name).partition("(")[0] for name in schemes], dtype=np.str_),
+        energies,
+    )
+
+
+def evaluate_model(
+    model: ScreeningModel,
+    data: EvaluationSet,
+    *,
+    device: str = "auto",
+    featurize: Callable[[Sequence[Crystal]], NDArray[np.float64]] | None = None,
+) -> Evaluation:
+    """Measure a model on an evaluation set, on relaxed and on ideal geometry.
+
+    Args:
+        model: The model.
+        data: The evaluation set.
+        device: Where the networks run.
+        featurize: Features of crystals, shape (n, 271); the fast engine in this process if None.
+
+    Returns:
+        Scores of every predictor, per kind and energy scheme.
+
+    Raises:
+        InputDataError: A structure cannot be featurized or does not match its prototype.
+    """
+    relaxed = (featurize or _featurize)(data.crystals)
+    ideal = featurize_ideal(data)
+    seen = model.training_formulas.contains([crystal.formula for crystal in data.crystals])
+    scores: list[Score] = []
+    geometries: tuple[tuple[Geometry, NDArray[np.float64]], ...] = (
+        ("relaxed", relaxed),
+        ("ideal", ideal),
+    )
+    for geometry, features in geometries:
+        predictions = predict_all(model, features, device)
+        for group, scheme, rows in _groups(data):
+            scores += score_predictions(
+                {name: values[..., rows] for name, values in predictions.items()},
+                data.target[rows],
+                group=group,
+                scheme=scheme,
+                geometry=geometry,
+            )
+    return Evaluation(data=data.file, scores=tuple(scores), formulas_seen=int(seen.sum()))
+
+
+def predict_all(
+    model: ScreeningModel, features: NDArray[np.float64], device: str = "auto"
+) -> dict[Predictor, NDArray[np.float64]]:
+    """Predictions of everything in a model.
+
+    Args:
+        model: The model.
+        features: Shape (n, 271).
+        device: Where the networks run.
+
+    Returns:
+        ``irnet`` of shape (n,), ``irnet_member`` of shape (members, n) and, where there is a
+        forest, ``random_forest`` of shape (n,); eV/atom.
+    """
+    single = features.astype(np.float32)
+    prediction = model.ensemble.scorer(device=device).predict(single)
+    result: dict[Predictor, NDArray[np.float64]] = {
+        "irnet": np.asarray(prediction.mean, dtype=np.float64),
+        "irnet_member": np.asarray(prediction.members, dtype=np.float64),
+    }
+    if model.forest is not None:
+        result["random_forest"] = np.asarray(model.forest.predict(single), dtype=np.float64)
+    return result
+
+
+def score_predictions(
+    predictions: dict[Predictor, NDArray[np.float64]],
+    target: NDArray[np.float64],
+    *,
+    group: str,
+    scheme: str = "all",
+    geometry: Geometry = "relaxed",
+) -> list[Score]:
+    """Errors of predictions.
+
+    Args:
+        predictions: By predictor, shape (n,); a predictor of several networks has (k, n), and
+            its errors are means over them.
+        target: True energies, shape (n,), eV/atom.
+        group: What the rows are.
+        scheme: Energy corrections of the labels.
+        geometry: What the features were computed on.
+
+    Returns:
+        One score per predictor.
+    """
+    from irnet import metrics
+
+    scores = []
+    for predictor, values in predictions.items():
+        rows = np.atleast_2d(values)
+        errors = np.abs(rows - target).mean(axis=0)
+        interval = metrics.bootstrap(metrics.mae, errors, np.zeros_like(errors))
+        ranks = [metrics.spearman(row, target) for row in rows] if len(target) > 2 else []
+        rank = float(np.mean(ranks)) if ranks else float("nan")
+        scores.append(
+            Score(
+                predictor=predictor,
+                group=group,
+                scheme=scheme,
+                geometry=geometry,
+                n=len(target),
+                mae=float(errors.mean()),
+                mae_low=interval.low,
+                mae_high=interval.high,
+                bias=float((rows - target).mean()),
+                spearman=rank if np.isfinite(rank) else None,
+            )
+        )
+    return scores
+
+
+def featurize_ideal(data: EvaluationSet) -> NDArray[np.float64]:
+    """Features of each compound on the ideal cell of its prototype.
+
+    Args:
+        data: The evaluation set.
+
+    Returns:
+        Shape (n, 271).
+
+    Raises:
+        InputDataError: A compound's amounts are not those of its prototype.
+    """
+    from prototypes import find_prototype
+    from screening.features.prototype import PrototypeFeaturizer
+
+    values = np.full((len(data.crystals), len(FEATURES)), np.nan)
+    for prototype_name, kind in PROTOTYPE_KINDS.items():
+        rows = np.flatnonzero(data.kinds == kind)
+        if not len(rows):
+            continue
+        prototype = find_prototype(prototype_name)
+        featurize = PrototypeFeaturizer(
+            prototype.lattice, prototype.frac_coords, prototype.site_roles
+        )
+        numbers = np.array([assign_roles(data.crystals[i], kind) for i in rows], dtype=np.int64)
+        values[rows] = np.asarray(featurize(numbers), dtype=np.float64)
+    return values
+
+
+def assign_roles(crystal: Crystal, kind: str) -> tuple[int, ...]:
+    """Which element has which role in a compound of a known kind.
+
+    Args:
+        crystal: The structure.
+        kind: ``B2`` or ``L1_0`` (AB, roles interchangeable) or a perovskite kind (ABX3; X is the
+            threefold element, B the one with the nearer X neighbours, mean over six).
+
+    Returns:
+        Atomic number per role, A, B(, X).
+
+    Raises:
+        InputDataError: The amounts are not those of the kind.
+    """
+    elements, counts = np.unique(crystal.numbers, return_counts=True)
+    amounts = sorted((counts / counts.min()).tolist())
+    expected = [1, 1] if kind in ("B2", "L1_0") else [1, 1, 3]
+    if amounts != expected:
+        raise InputDataError(f"{crystal.id!r} is called {kind} and is {crystal.formula}.")
+    if len(expected) == 2:
+        return int(elements[0]), int(elements[1])
+    x = int(elements[np.argmax(counts)])
+    cations = [int(element) for element in elements if element != x]
+    distances = [_mean_distance(crystal, element, x) for element in cations]
+    a, b = (cations[i] for i in np.argsort(distances)[::-1])
+    return a, b, x
+
+
+def tabulate(evaluation: Evaluation, geometry: Geometry = "ideal") -> list[list[str]]:
+    """The evaluation as a table like the paper's Table 5, beside the paper's numbers.
+
+    Args:
+        evaluation: The scores.
+        geometry: Which of the two geometries.
+
+    Returns:
+        A header and one row per kind and scheme.
+    """
+    header = [
+        *("kind", "scheme", "n", "RF MAE", "IRNet MAE", "95 % interval", "RF bias", "IRNet bias"),
+        *("RF rank corr.", "IRNet rank corr.", "paper RF", "paper IRNet"),
+    ]
+    scores = [score for score in evaluation.scores if score.geometry == geometry]
+    by_key = {(score.predictor, score.group, score.scheme): score for score in scores}
+    rows = [header]
+    for (predictor, group, scheme), net in by_key.items():
+        if predictor != "irnet":
+            continue
+        forest = by_key.get(("random_forest", group, scheme))
+        paper = PAPER_TABLE_5.get(group) if scheme == "all" else None
+        rows.append(
+            [
+                group,
+                scheme,
+                str(net.n),
+                f"{forest.mae:.3f}" if forest else "",
+                f"{net.mae:.3f}",
+                f"{net.mae_low:.3f}–{net.mae_high:.3f}",
+                f"{forest.bias:+.3f}" if forest else "",
+                f"{net.bias:+.3f}",
+                _show(forest.spearman) if forest else "",
+                _show(net.spearman),
+                f"{paper[0]:.4f}" if paper else "",
+                f"{paper[1]:.4f}" if paper else "",
+            ]
+        )
+    return rows
+
+
+def _show(value: float | None) -> str:
+    return "" if value is None else f"{value:.2f}"
+
+
+def _groups(data: EvaluationSet) -> Iterator[tuple[str, str, NDArray[np.int64]]]:
+    for kind in PROTOTYPE_KINDS.values():
+        of_kind = data.kinds == kind
+        if not of_kind.any():
+            continue
+        yield kind, "all", np.flatnonzero(of_kind)
+        schemes = sorted(set(data.schemes[of_kind].tolist()))
+        if len(schemes) > 1:
+            for scheme in schemes:
+                yield kind, scheme, np.flatnonzero(of_kind & (data.schemes == scheme))
+
+
+def _featurize(crystals: Sequence[Crystal]) -> NDArray[np.float64]:
+    from screening.features import featurize_crystals
+
+    table = featurize_crystals(list(crystals), engine="fast")
+    if table.failures:
+        failure = table.failures[0]
+        raise InputDataError(f"{failure.id!r} cannot be featurized: {failure.reason}.")
+    return np.asarray(table.values, dtype=np.float64)
+
+
+def _mean_distance(crystal: Crystal, element: int, x: int) -> float:
+    centre = crystal.frac_coords[np.flatnonzero(crystal.numbers == element)[0]]
+    others = crystal.frac_coords[crystal.numbers == x]
+    shifts = np.array(np.meshgrid(*[[-2, -1, 0, 1, 2]] * 3)).reshape(3, -1).T
+    offset = (others - centre) - np.round(others - centre)
+    vectors = (offset[:, None, :] + shifts).reshape(-1, 3) @ crystal.lattice
+    nearest = np.sort(np.linalg.norm(vectors, axis=1))[:NEIGHBOURS_OF_B]
+    return float(nearest.mean())

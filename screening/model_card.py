@@ -1,0 +1,283 @@
+"""The card of a model: what it was trained on, how, how well it does, and where it does not."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from screening.columns import written_atomically
+from screening.errors import ModelError
+
+CARD_NAME = "card.json"
+
+
+class _Closed(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class Source(_Closed):
+    """Where data came from.
+
+    Attributes:
+        what: Which part of the data.
+        citation: Whom to cite.
+        licence: Its stated licence.
+    """
+
+    what: str
+    citation: str
+    licence: str
+
+
+class DataFileEntry(_Closed):
+    """A file that was read: its name, its SHA-256 and its rows."""
+
+    name: str
+    sha256: str = Field(pattern="^[0-9a-f]{64}$")
+    rows: int = Field(ge=0)
+
+
+class DataCard(_Closed):
+    """The training data.
+
+    Attributes:
+        files: The files that were read.
+        content_sha256: Hash of the rows that were used: ids, formulas, features, energies.
+        target: Name of the energy column, eV/atom.
+        rows: Rows trained on, the members' validation splits included.
+        formulas: Distinct reduced formulas among them.
+        elements: Symbols of the elements among them, by atomic number.
+        excluded_formulas: How many formulas of an evaluation set were kept out.
+        dropped: Rows that were read and not used, by reason.
+        held_out_rows: Rows kept for the held-out metrics, of other formulas.
+        sources: Where the data came from.
+    """
+
+    files: tuple[DataFileEntry, ...]
+    content_sha256: str = Field(pattern="^[0-9a-f]{64}$")
+    target: str
+    rows: int = Field(ge=1)
+    formulas: int = Field(ge=1)
+    elements: tuple[str, ...]
+    excluded_formulas: int = Field(ge=0)
+    dropped: dict[str, int]
+    held_out_rows: int = Field(ge=0)
+    sources: tuple[Source, ...]
+
+
+class Score(_Closed):
+    """Errors of one predictor on one group of compounds, eV/atom.
+
+    Attributes:
+        predictor: ``irnet`` (mean of the ensemble), ``irnet_member`` (mean over single members)
+            or ``random_forest``.
+        group: ``held_out``, or a kind of the evaluation set such as ``B2``.
+        scheme: Energy corrections of the labels, ``all`` for all together.
+        geometry: ``relaxed`` (the structure of the label) or ``ideal`` (the prototype).
+        n: Compounds.
+        mae: Mean absolute error.
+        mae_low: Lower end of its 95 % bootstrap interval.
+        mae_high: Upper end.
+        bias: Mean of predicted minus true; negative is too stable.
+        spearman: Rank correlation of predicted and true, None where it is not defined.
+    """
+
+    predictor: Literal["irnet", "irnet_member", "random_forest"]
+    group: str
+    scheme: str = "all"
+    geometry: Literal["relaxed", "ideal"] = "relaxed"
+    n: int = Field(ge=1)
+    mae: float = Field(ge=0)
+    mae_low: float = Field(ge=0)
+    mae_high: float = Field(ge=0)
+    bias: float
+    spearman: float | None = None
+
+
+class Evaluation(_Closed):
+    """Errors on the evaluation set of the combinatorial search.
+
+    Attributes:
+        data: The evaluation file.
+        scores: One per predictor, kind, scheme and geometry.
+        formulas_seen: Compounds whose formula the evaluated model was trained on.
+    """
+
+    data: DataFileEntry
+    scores: tuple[Score, ...]
+    formulas_seen: int = Field(ge=0)
+
+
+class TrainingCard(_Closed):
+    """How the model was made.
+
+    Attributes:
+        recipe: Name and settings of the training recipe.
+        architecture: Layers of each network, in the reference implementation's language.
+        members: Networks of the ensemble.
+        seed: Seed that every other one was derived from.
+        forest: Settings of the Random Forest that won the search, None without a forest.
+        holdout: Share of the formulas that was held out.
+        max_sites: Largest structure trained on, None without a limit.
+        seconds: Wall-clock time of each stage.
+        machine: What it ran on.
+        versions: Versions of the software.
+        created: Date, ISO 8601.
+    """
+
+    recipe: dict[str, Any]
+    architecture: str
+    members: int = Field(ge=1)
+    seed: int
+    forest: dict[str, Any] | None
+    holdout: float
+    max_sites: int | None
+    seconds: dict[str, float]
+    machine: str
+    versions: dict[str, str]
+    created: str
+
+
+class Compression(_Closed):
+    """What making the model small cost, measured on rows with known energies.
+
+    Attributes:
+        weights: Precision of the stored weights.
+        forest: How the forest was pruned, None without a forest.
+        rows: Rows that the cost was measured on.
+        measured_on: Which rows.
+        irnet_mae_before: MAE of the ensemble before, eV/atom.
+        irnet_mae_after: And after.
+        random_forest_mae_before: MAE of the forest before, eV/atom.
+        random_forest_mae_after: And after.
+        largest_irnet_change: Largest change of a prediction of the ensemble, eV/atom.
+        bytes_before: Size of the model's files before.
+        bytes_after: And after.
+    """
+
+    weights: str
+    forest: dict[str, Any] | None
+    rows: int = Field(ge=1)
+    measured_on: str
+    irnet_mae_before: float
+    irnet_mae_after: float
+    random_forest_mae_before: float | None
+    random_forest_mae_after: float | None
+    largest_irnet_change: float
+    bytes_before: int
+    bytes_after: int
+
+
+class Card(_Closed):
+    """A model card.
+
+    Attributes:
+        format: Version of this schema.
+        name: The model's name.
+        description: What it predicts, in a sentence.
+        licence: Licence of the weights.
+        data: The training data.
+        training: How it was made.
+        held_out: Errors on the held-out rows.
+        evaluation: Errors on the evaluation set.
+        measured_on_twin: Where the errors are those of a twin of this model, what the twin was
+            not trained on; None where they are its own.
+        compression: What making it small cost.
+        limits: Known limits, one sentence each.
+    """
+
+    format: Literal[1] = 1
+    name: str
+    description: str
+    licence: str
+    data: DataCard
+    training: TrainingCard
+    held_out: tuple[Score, ...] = ()
+    evaluation: Evaluation | None = None
+    measured_on_twin: str | None = None
+    compression: Compression | None = None
+    limits: tuple[str, ...] = ()
+
+    def find_score(
+        self, group: str, predictor: str = "irnet", geometry: str = "ideal", scheme: str = "all"
+    ) -> Score | None:
+        """The score of a kind of compound, or None where it was not measured.
+
+        Args:
+            group: ``held_out`` or a kind of the evaluation set, such as ``B2``.
+            predictor: As in `Score`.
+            geometry: As in `Score`; held-out rows are always ``relaxed``.
+            scheme: As in `Score`.
+        """
+        scores = self.held_out + (self.evaluation.scores if self.evaluation else ())
+        wanted = (group, predictor, "relaxed" if group == "held_out" else geometry, scheme)
+        for score in scores:
+            if (score.group, score.predictor, score.geometry, score.scheme) == wanted:
+                return score
+        return None
+
+    def find_bias(self, prototype: str) -> Score | None:
+        """The ensemble's score on ideal cells of a built-in prototype, None if not measured.
+
+        Args:
+            prototype: Name of the prototype, such as ``perovskite``.
+        """
+        return self.find_score(PROTOTYPE_KINDS.get(prototype, prototype))
+
+
+PROTOTYPE_KINDS: Mapping[str, str] = {
+    "B2": "B2",
+    "L1_0": "L1_0",
+    "perovskite": "perov_Pnma",
+    "cubic_perovskite": "perov_cubic",
+}
+"""Kind in the evaluation set of each built-in prototype."""
+
+
+def read_card(folder: Path) -> Card:
+    """Read the card of a model folder.
+
+    Args:
+        folder: The model.
+
+    Returns:
+        The card.
+
+    Raises:
+        ModelError: There is none, or it breaks the schema.
+    """
+    path = folder / CARD_NAME
+    try:
+        return Card.model_validate_json(path.read_bytes())
+    except FileNotFoundError as error:
+        raise ModelError(
+            f"{folder} is not a finished model: it has no {CARD_NAME}. "
+            "Train one with: screening train DATA --out MODEL"
+        ) from error
+    except OSError as error:
+        raise ModelError(f"cannot read {path}: {error.strerror}.") from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise ModelError(
+            f"{path} is not a valid model card ({where or 'file'}: {first['msg']}). "
+            "The file is damaged or of another version; get the model again."
+        ) from error
+
+
+def write_card(card: Card, folder: Path) -> None:
+    """Write a card into a model folder, atomically.
+
+    Args:
+        card: The card.
+        folder: The model.
+
+    Raises:
+        OutputError: It cannot be written.
+    """
+    with written_atomically(folder / CARD_NAME) as temporary:
+        temporary.write_text(
+            json.dumps(card.model_dump(mode="json"), indent=1, ensure_ascii=False) + "\n"
+        )

@@ -1,0 +1,229 @@
+"""Models on disk: a folder with an ensemble, a forest, the formulas it knows, and a card.
+
+A model folder holds ``card.json``, ``ensemble/`` (networks), ``forest.safetensors`` (where there is
+one) and ``training.safetensors`` (64-bit hashes of the reduced formulas it was trained on). Models
+that come with the program lie in ``screening/models`` and are called by name.
+"""
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from screening.columns import written_atomically
+from screening.errors import ModelError, suggest
+from screening.features.schema import FEATURES
+from screening.model_card import CARD_NAME, Card, read_card
+
+if TYPE_CHECKING:
+    from irnet import Ensemble, Forest
+
+ENSEMBLE_NAME = "ensemble"
+FOREST_NAME = "forest.safetensors"
+FORMULAS_NAME = "training.safetensors"
+
+DEFAULT_MODEL = "default"
+"""Stands for the only bundled model, or the first by name."""
+
+
+@dataclass(frozen=True)
+class TrainingFormulas:
+    """The reduced formulas that a model was trained on, as a set that can only be asked.
+
+    Attributes:
+        hashes: First 64 bits of each formula's BLAKE2b hash, ascending, shape (n,), uint64. Among
+            a million other formulas the odds that one is taken for known are 1 in 10^9.
+    """
+
+    hashes: NDArray[np.uint64]
+
+    def __len__(self) -> int:
+        """Number of formulas."""
+        return len(self.hashes)
+
+    @classmethod
+    def of(cls, formulas: Iterable[str]) -> "TrainingFormulas":
+        """The set of these reduced formulas (pymatgen's convention)."""
+        return cls(np.unique(_hash_formulas(list(formulas))))
+
+    def contains(self, formulas: Sequence[str]) -> NDArray[np.bool_]:
+        """Which of the formulas are in the set.
+
+        Args:
+            formulas: Reduced formulas in pymatgen's convention, length m.
+
+        Returns:
+            Shape (m,).
+        """
+        asked = _hash_formulas(formulas)
+        if not len(self.hashes):
+            return np.zeros(len(asked), dtype=np.bool_)
+        place = np.minimum(np.searchsorted(self.hashes, asked), len(self.hashes) - 1)
+        return np.asarray(self.hashes[place] == asked)
+
+    def save(self, path: Path) -> None:
+        """Write the set as safetensors.
+
+        Raises:
+            OutputError: It cannot be written.
+        """
+        from safetensors.numpy import save_file
+
+        with written_atomically(path) as temporary:
+            save_file({"formula_hashes": self.hashes}, str(temporary), {"hash": "blake2b-64"})
+
+    @classmethod
+    def load(cls, path: Path) -> "TrainingFormulas":
+        """Read a set that `save` wrote.
+
+        Raises:
+            ModelError: The file is missing or damaged.
+        """
+        from safetensors import SafetensorError
+        from safetensors.numpy import load_file
+
+        try:
+            hashes = load_file(str(path))["formula_hashes"]
+        except (OSError, SafetensorError, KeyError) as error:
+            raise ModelError(
+                f"{path} is missing or damaged ({error}). Get or train the model again."
+            ) from error
+        return cls(hashes.astype(np.uint64))
+
+
+@dataclass(frozen=True)
+class ScreeningModel:
+    """A model ready to score.
+
+    Attributes:
+        path: Its folder.
+        ensemble: The networks.
+        forest: The Random Forest, None if the model has none.
+        card: Its card.
+        training_formulas: The formulas it was trained on.
+    """
+
+    path: Path
+    ensemble: "Ensemble"
+    forest: "Forest | None"
+    card: Card
+    training_formulas: TrainingFormulas
+
+    @property
+    def training_elements(self) -> tuple[str, ...]:
+        """Symbols of the elements that it was trained on, by atomic number."""
+        return self.card.data.elements
+
+    @cached_property
+    def content_hash(self) -> str:
+        """Hash of everything that a prediction depends on, 64 hexadecimal digits."""
+        return hash_model(self.path)
+
+
+def load_model(name_or_path: str | Path) -> ScreeningModel:
+    """Load a model by name or from its folder.
+
+    Args:
+        name_or_path: ``default``, the name of a bundled model, or a folder.
+
+    Returns:
+        The model, checked: every file is whole and expects the 271 features in their order.
+
+    Raises:
+        ModelError: There is no such model, a file is missing or damaged, or it was trained on
+            other features.
+    """
+    from irnet import Ensemble, Forest, IRNetError
+
+    folder = find_model(name_or_path)
+    card = read_card(folder)
+    try:
+        ensemble = Ensemble.load(folder / ENSEMBLE_NAME)
+        ensemble.check_features(FEATURES)
+        forest = None
+        if card.training.forest is not None:
+            forest = Forest.load(folder / FOREST_NAME)
+            if tuple(forest.feature_names) != FEATURES:
+                raise ModelError(
+                    f"{folder / FOREST_NAME} was trained on other features. Train the model again."
+                )
+    except (IRNetError, OSError) as error:
+        raise ModelError(f"cannot use the model {folder}: {error}") from error
+    return ScreeningModel(
+        folder, ensemble, forest, card, TrainingFormulas.load(folder / FORMULAS_NAME)
+    )
+
+
+def find_model(name_or_path: str | Path) -> Path:
+    """The folder of a model.
+
+    Args:
+        name_or_path: ``default``, the name of a bundled model, or a folder.
+
+    Returns:
+        Its folder, with a card in it.
+
+    Raises:
+        ModelError: There is no such model; the message names the nearest.
+    """
+    bundled = {folder.name: folder for folder in list_models()}
+    name = str(name_or_path)
+    if name == DEFAULT_MODEL and bundled:
+        return next(iter(bundled.values()))
+    if name in bundled:
+        return bundled[name]
+    folder = Path(name_or_path)
+    if folder.is_dir():
+        if not (folder / CARD_NAME).exists():
+            read_card(folder)
+        return folder
+    known = ", ".join(bundled) or "none"
+    raise ModelError(
+        f'there is no model "{name}"{suggest(name, bundled)} Bundled models: {known}; '
+        "or give the folder that screening train wrote."
+    )
+
+
+def list_models() -> tuple[Path, ...]:
+    """Folders of the bundled models, by name."""
+    library = Path(__file__).parent / "models"
+    if not library.is_dir():
+        return ()
+    return tuple(sorted(p for p in library.iterdir() if (p / CARD_NAME).is_file()))
+
+
+def hash_model(folder: Path) -> str:
+    """Hash of the names and bytes of a model's weights and formulas, without its card.
+
+    Args:
+        folder: The model.
+
+    Returns:
+        64 hexadecimal digits.
+    """
+    digest = hashlib.sha256()
+    for path in model_files(folder):
+        if path.name != CARD_NAME:
+            digest.update(str(path.relative_to(folder)).encode() + b"\0")
+            with path.open("rb") as stream:
+                digest.update(hashlib.file_digest(stream, "sha256").digest())
+    return digest.hexdigest()
+
+
+def model_files(folder: Path) -> tuple[Path, ...]:
+    """The files that make a model, sorted; leftovers of a training are not among them."""
+    parts = [folder / CARD_NAME, folder / FOREST_NAME, folder / FORMULAS_NAME]
+    parts += (folder / ENSEMBLE_NAME).glob("*")
+    return tuple(sorted(path for path in parts if path.is_file()))
+
+
+def _hash_formulas(formulas: Sequence[str]) -> NDArray[np.uint64]:
+    digests = b"".join(
+        hashlib.blake2b(formula.encode(), digest_size=8).digest() for formula in formulas
+    )
+    return np.frombuffer(digests, dtype="<u8").astype(np.uint64)

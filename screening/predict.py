@@ -1,0 +1,130 @@
+"""Predictions for structures of the user's own."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from screening.columns import ENTHALPY, ENTHALPY_STD, PREDICTIONS, RF_ENTHALPY, write_table
+from screening.crystal import Crystal
+from screening.feature_tables import (
+    Engine,
+    Features,
+    ParallelMap,
+    ProgressCall,
+    featurize_structures,
+    write_failures,
+)
+from screening.features.table import Failure
+from screening.model_library import ScreeningModel
+from screening.structures import SYMBOLS
+
+DECIMALS = 6
+
+
+def predict_structures(
+    model: ScreeningModel,
+    crystals: Sequence[Crystal],
+    work: Path,
+    *,
+    engine: Engine = "fast",
+    device: str = "auto",
+    run: ParallelMap | None = None,
+    progress: ProgressCall | None = None,
+) -> tuple[pa.Table, tuple[Failure, ...]]:
+    """Predict formation enthalpies.
+
+    Args:
+        model: The model.
+        crystals: Structures with distinct ids.
+        work: Folder for features on the way.
+        engine: Which featurizer.
+        device: Where the networks run.
+        run: How to run the chunks of featurizing; in this process if None.
+        progress: Called with (structures featurized, structures in all, a note).
+
+    Returns:
+        A table of `screening.columns.PREDICTIONS` in the order of the crystals, and the structures
+        that could not be featurized.
+    """
+    features = featurize_structures(crystals, work, engine=engine, run=run, progress=progress)
+    by_id = {crystal.id: crystal for crystal in crystals}
+    return _tabulate(model, features, [by_id[name] for name in features.ids], device), (
+        features.failures
+    )
+
+
+def write_predictions(table: pa.Table, failures: Sequence[Failure], path: Path) -> None:
+    """Write predictions, and what failed beside them.
+
+    Args:
+        table: As `predict_structures` returns it.
+        failures: Structures that could not be read or featurized.
+        path: The Parquet file; failures go to ``<stem>.failures.parquet``.
+
+    Raises:
+        OutputError: A file cannot be written.
+    """
+    write_failures(failures, path)
+    write_table(table, path, PREDICTIONS)
+
+
+def _tabulate(
+    model: ScreeningModel, features: Features, crystals: Sequence[Crystal], device: str
+) -> pa.Table:
+    formulas = [crystal.formula for crystal in crystals]
+    mean, spread = np.zeros(0), np.zeros(0)
+    forest: NDArray[np.float64] | None = None
+    if crystals:
+        prediction = model.ensemble.scorer(device=device).predict(features.values)
+        mean, spread = prediction.mean, prediction.std
+        if model.forest is not None:
+            forest = np.asarray(
+                model.forest.predict(features.values.astype(np.float32)), dtype=np.float64
+            )
+    trained = set(model.training_elements)
+    unseen = [
+        ",".join(s for s in (SYMBOLS[z - 1] for z in np.unique(c.numbers)) if s not in trained)
+        for c in crystals
+    ]
+    rounded = None if forest is None else forest.round(DECIMALS)
+    return pa.table(
+        {
+            "id": pa.array(features.ids, pa.string()),
+            "formula": pa.array(formulas, pa.string()),
+            ENTHALPY.name: pa.array(mean.round(DECIMALS), pa.float64()),
+            ENTHALPY_STD.name: pa.array(spread.round(DECIMALS), pa.float64()),
+            RF_ENTHALPY.name: (
+                pa.nulls(len(formulas), pa.float64()) if rounded is None else pa.array(rounded)
+            ),
+            "known": pa.array(model.training_formulas.contains(formulas), pa.bool_()),
+            "unseen_elements": pa.array([text or None for text in unseen], pa.string()),
+            "imputed_elements": pa.array([t or None for t in features.imputed], pa.string()),
+        }
+    )
+
+
+def show_predictions(table: pa.Table, most: int) -> pd.DataFrame:
+    """The first rows of predictions, as text for a terminal.
+
+    Args:
+        table: As `predict_structures` returns it.
+        most: Rows to show.
+    """
+    shown = table.slice(0, most).to_pandas()
+    return pd.DataFrame(
+        {
+            "id": shown["id"],
+            "formula": shown["formula"],
+            "IRNet eV/atom": shown[ENTHALPY.name].map("{:.3f}".format),
+            "±": shown[ENTHALPY_STD.name].map("{:.3f}".format),
+            "RF eV/atom": shown[RF_ENTHALPY.name].map(
+                lambda value: "" if pd.isna(value) else f"{value:.3f}"
+            ),
+            "known": shown["known"].map({True: "yes", False: ""}),
+            "unseen": shown["unseen_elements"].fillna(""),
+        }
+    )

@@ -1,0 +1,459 @@
+"""Training a model from data files: the ensemble of networks, the Random Forest, and the card.
+
+A training is a folder. What was asked for is written there first; features, checkpoints and
+finished parts are kept while it runs, so that the same call continues a killed training, and
+another call is refused.
+"""
+
+import datetime
+import json
+import os
+import platform
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from screening.columns import written_atomically
+from screening.dataset import (
+    Protocol,
+    TrainingSet,
+    attach_features,
+    read_training_set,
+    split_by_formula,
+)
+from screening.errors import ConfigurationError, OutputError
+from screening.evaluation import predict_all, score_predictions
+from screening.feature_tables import (
+    Engine,
+    ParallelMap,
+    ProgressCall,
+    featurize_structures,
+    read_features,
+)
+from screening.features.schema import FEATURES
+from screening.model_card import (
+    CARD_NAME,
+    Card,
+    DataCard,
+    DataFileEntry,
+    Score,
+    Source,
+    TrainingCard,
+    read_card,
+    write_card,
+)
+from screening.model_library import (
+    ENSEMBLE_NAME,
+    FOREST_NAME,
+    FORMULAS_NAME,
+    ScreeningModel,
+    TrainingFormulas,
+)
+from screening.structures import SYMBOLS
+
+if TYPE_CHECKING:
+    from irnet import Ensemble, Forest, Recipe
+    from irnet.training import Progress
+
+REQUEST_NAME = "training.json"
+WORK_NAME = "work"
+HELD_OUT_NAME = "held_out.safetensors"
+
+DEFAULT_LIMITS = (
+    "Trained on known crystals, which are the stable ones: hypothetical compounds come out too "
+    "negative (see the bias of the evaluation).",
+    "The spread of the members is not a calibrated uncertainty.",
+    "Formation enthalpy alone is not stability: compare with competing phases.",
+    "Energies are those of the training data's DFT settings; they do not mix with others.",
+)
+
+
+@dataclass(frozen=True)
+class TrainingRequest:
+    """What to train.
+
+    Attributes:
+        data: Parquet files of structures or of features.
+        out: Model folder.
+        protocol: Which rows take part.
+        recipe: How the networks are trained.
+        members: Number of networks.
+        seed: Seed that splits, networks and forest derive theirs from.
+        holdout: Share of the formulas held out for the metrics; 0 trains on everything.
+        forest: Whether to train a Random Forest too.
+        features: Feature table to join by id instead of featurizing, or None.
+        engine: Which featurizer.
+        device: Where the networks are trained.
+        jobs: Processes or threads of the forest.
+        name: The model's name; the folder's name if None.
+        licence: Licence of the weights.
+        sources: Where the data comes from.
+    """
+
+    data: tuple[Path, ...]
+    out: Path
+    protocol: Protocol
+    recipe: "Recipe"
+    members: int = 4
+    seed: int = 0
+    holdout: float = 0.1
+    forest: bool = True
+    features: Path | None = None
+    engine: Engine = "fast"
+    device: str = "auto"
+    jobs: int = 1
+    name: str | None = None
+    licence: str = "not stated"
+    sources: tuple[Source, ...] = ()
+
+
+@dataclass(frozen=True)
+class Reporter:
+    """How a training tells its progress.
+
+    Attributes:
+        say: Called with a sentence at each stage.
+        featurized: Called with (done, all, a note) structures.
+        trained: Called with (done, all) epochs of all members and a note.
+    """
+
+    say: Callable[[str], None] = lambda sentence: None
+    featurized: ProgressCall | None = None
+    trained: ProgressCall | None = None
+
+
+def train_model(
+    request: TrainingRequest, *, run: ParallelMap | None = None, reporter: Reporter | None = None
+) -> Card:
+    """Train a model, or continue or recognise one that the same request began.
+
+    Args:
+        request: What to train.
+        run: How to run the chunks of featurizing; in this process if None.
+        reporter: Where progress goes.
+
+    Returns:
+        The card of the finished model.
+
+    Raises:
+        InputDataError: The data cannot be used.
+        ConfigurationError: The folder belongs to another training or to something else.
+        OutputError: The folder cannot be written.
+    """
+    reporter = reporter or Reporter()
+    seconds: dict[str, float] = {}
+    if (request.out / CARD_NAME).exists() and not (request.out / REQUEST_NAME).exists():
+        raise ConfigurationError(
+            f"{request.out} holds a model that was not trained here. Choose another --out."
+        )
+    with _timed(seconds, "read data"):
+        data = read_training_set(request.data, request.protocol)
+    reporter.say(f"{len(data):,} rows of data" + _describe_dropped(data))
+    claim_folder(request, data)
+    if (request.out / CARD_NAME).exists():
+        reporter.say(f"{request.out} is finished; nothing to do")
+        return read_card(request.out)
+
+    work = request.out / WORK_NAME
+    with _timed(seconds, "featurize"):
+        data = _add_features(data, request, run, reporter)
+    assert data.features is not None
+    train_rows, held_rows = split_by_formula(data.formulas, request.holdout, request.seed)
+    train, held = data.select(train_rows), data.select(held_rows)
+    reporter.say(f"training on {len(train):,} rows, {len(held):,} held out")
+
+    with _timed(seconds, "forest"):
+        forest = _train_forest(train, request)
+    if forest is not None:
+        reporter.say(f"Random Forest trained in {seconds['forest']:.0f} s")
+    with _timed(seconds, "ensemble"):
+        ensemble = _train_ensemble(train, request, work / "checkpoints", reporter)
+    ensemble.save(request.out / ENSEMBLE_NAME)
+    reporter.say(f"{request.members} networks trained in {seconds['ensemble']:.0f} s")
+
+    formulas = TrainingFormulas.of(train.formulas)
+    formulas.save(request.out / FORMULAS_NAME)
+    card = _describe(request, data, train, held, ensemble, forest, seconds)
+    if len(held):
+        assert held.features is not None
+        model = ScreeningModel(request.out, ensemble, forest, card, formulas)
+        with _timed(seconds, "held-out metrics"):
+            predictions = predict_all(model, held.features.astype(np.float64), request.device)
+            scores = score_predictions(predictions, held.target, group="held_out")
+        save_rows(held, request.out / HELD_OUT_NAME)
+        card = _describe(request, data, train, held, ensemble, forest, seconds, tuple(scores))
+    write_card(card, request.out)
+    shutil.rmtree(work, ignore_errors=True)
+    return card
+
+
+def claim_folder(request: TrainingRequest, data: TrainingSet) -> None:
+    """Make the model folder this training's own.
+
+    Args:
+        request: What to train.
+        data: The rows that were read.
+
+    Raises:
+        ConfigurationError: The folder holds another training, or files of something else.
+        OutputError: It cannot be written.
+    """
+    path = request.out / REQUEST_NAME
+    wanted = _identity(request, data)
+    try:
+        request.out.mkdir(parents=True, exist_ok=True)
+        entries = [entry for entry in request.out.iterdir() if not entry.name.startswith(".")]
+        if not path.exists():
+            if entries:
+                raise ConfigurationError(
+                    f"{request.out} is not empty and holds no training. Choose another --out."
+                )
+            with written_atomically(path) as temporary:
+                temporary.write_text(json.dumps(wanted, indent=1) + "\n")
+            return
+        begun = json.loads(path.read_text())
+    except ValueError as error:
+        if isinstance(error, ConfigurationError):
+            raise
+        raise ConfigurationError(f"{path} is damaged. Give --overwrite to begin anew.") from error
+    except OSError as error:
+        raise OutputError.from_os_error(error, request.out) from error
+    for key in sorted({*begun, *wanted}):
+        if begun.get(key) != wanted.get(key):
+            raise ConfigurationError(
+                f"{request.out} holds another training: its {key} is {begun.get(key)!r}, "
+                f"not {wanted.get(key)!r}. Choose another --out, or give --overwrite to begin anew."
+            )
+
+
+def clear_folder(folder: Path) -> None:
+    """Remove a training or a model, and refuse to remove anything else.
+
+    Args:
+        folder: A folder that `train_model` wrote, or none.
+
+    Raises:
+        ConfigurationError: The folder holds something else.
+        OutputError: It cannot be removed.
+    """
+    if not folder.exists():
+        return
+    owned = {REQUEST_NAME, CARD_NAME, ENSEMBLE_NAME, FOREST_NAME, FORMULAS_NAME}
+    owned |= {HELD_OUT_NAME, WORK_NAME}
+    try:
+        foreign = sorted(entry.name for entry in folder.iterdir() if entry.name not in owned)
+        if foreign:
+            raise ConfigurationError(
+                f"{folder} holds {foreign[0]!r}, which no training wrote; it is left as it is. "
+                "Choose another --out."
+            )
+        shutil.rmtree(folder)
+    except OSError as error:
+        raise OutputError.from_os_error(error, folder) from error
+
+
+def save_rows(data: TrainingSet, path: Path) -> None:
+    """Keep rows with their features, to measure later what compressing the model costs.
+
+    Args:
+        data: Rows with features.
+        path: A safetensors file.
+
+    Raises:
+        OutputError: It cannot be written.
+    """
+    from safetensors.numpy import save_file
+
+    assert data.features is not None
+    with written_atomically(path) as temporary:
+        save_file(
+            {"features": np.ascontiguousarray(data.features), "target": data.target},
+            str(temporary),
+            {"ids": json.dumps(data.ids), "formulas": json.dumps(data.formulas)},
+        )
+
+
+def load_rows(path: Path) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
+    """Read features (n, 271) and energies (n,) that `save_rows` wrote."""
+    from safetensors.numpy import load_file
+
+    tensors = load_file(str(path))
+    return tensors["features"], tensors["target"]
+
+
+def _identity(request: TrainingRequest, data: TrainingSet) -> dict[str, Any]:
+    identity: dict[str, Any] = {
+        "data": data.content_hash(),
+        "rows": len(data),
+        "features": str(request.features.name) if request.features else request.engine,
+        "recipe": request.recipe.to_json(),
+        "members": request.members,
+        "seed": request.seed,
+        "holdout": request.holdout,
+        "forest": request.forest,
+    }
+    return dict(json.loads(json.dumps(identity)))
+
+
+def _add_features(
+    data: TrainingSet, request: TrainingRequest, run: ParallelMap | None, reporter: Reporter
+) -> TrainingSet:
+    if data.features is not None:
+        return data
+    assert data.crystals is not None
+    if request.features is not None:
+        features = read_features(request.features)
+    else:
+        features = featurize_structures(
+            data.crystals,
+            request.out / WORK_NAME / "features",
+            engine=request.engine,
+            run=run,
+            progress=reporter.featurized,
+        )
+    reasons = {failure.id: failure.reason for failure in features.failures}
+    return attach_features(data, features.ids, features.values, reasons)
+
+
+def _train_forest(train: TrainingSet, request: TrainingRequest) -> "Forest | None":
+    from irnet import Forest, fit_forest
+
+    if not request.forest:
+        return None
+    path = request.out / FOREST_NAME
+    if path.exists():
+        return Forest.load(path)
+    forest = fit_forest(
+        train.features, train.target, FEATURES, seed=request.seed, n_jobs=request.jobs
+    )
+    forest.save(path)
+    return forest
+
+
+def _train_ensemble(
+    train: TrainingSet, request: TrainingRequest, checkpoints: Path, reporter: Reporter
+) -> "Ensemble":
+    from irnet import train_ensemble
+
+    assert train.features is not None
+
+    def tell(progress: "Progress") -> None:
+        if reporter.trained is not None:
+            reporter.trained(
+                progress.member * progress.epochs + progress.epoch,
+                progress.members * progress.epochs,
+                f"network {progress.member + 1}, epoch {progress.epoch}: validation MAE "
+                f"{progress.validation_mae:.4f} (best {progress.best_mae:.4f}) eV/atom",
+            )
+
+    return train_ensemble(
+        train.features,
+        train.target,
+        FEATURES,
+        recipe=request.recipe,
+        members=request.members,
+        seed=request.seed,
+        checkpoint_dir=checkpoints,
+        device=request.device,
+        groups=train.formula_groups(),
+        progress=tell,
+        target_name=request.protocol.target,
+    )
+
+
+def _describe(
+    request: TrainingRequest,
+    data: TrainingSet,
+    train: TrainingSet,
+    held: TrainingSet,
+    ensemble: "Ensemble",
+    forest: "Forest | None",
+    seconds: dict[str, float],
+    scores: tuple[Score, ...] = (),
+) -> Card:
+    return Card(
+        name=request.name or request.out.resolve().name,
+        description=(
+            "Formation enthalpy (eV/atom) of a crystal from 271 features of its composition and "
+            "Voronoi tessellation: an ensemble of deep residual regression networks (IRNet; Jha "
+            "et al., KDD 2019)" + (" and a Random Forest." if forest else ".")
+        ),
+        licence=request.licence,
+        data=DataCard(
+            files=tuple(
+                DataFileEntry(name=source.name, sha256=source.sha256, rows=source.rows)
+                for source in data.sources
+            ),
+            content_sha256=train.content_hash(),
+            target=request.protocol.target,
+            rows=len(train),
+            formulas=len(set(train.formulas)),
+            elements=elements_of(train),
+            excluded_formulas=len(request.protocol.excluded_formulas),
+            dropped=dict(data.dropped),
+            held_out_rows=len(held),
+            sources=request.sources,
+        ),
+        training=TrainingCard(
+            recipe=request.recipe.to_json(),
+            architecture=request.recipe.architecture,
+            members=request.members,
+            seed=request.seed,
+            forest=None if forest is None else dict(forest.parameters),
+            holdout=request.holdout,
+            max_sites=request.protocol.max_sites,
+            seconds={stage: round(value, 1) for stage, value in seconds.items()},
+            machine=describe_machine(request.device),
+            versions={
+                name: version(name)
+                for name in ("torch", "scikit-learn", "numpy", "pymatgen", "pyvoro2")
+            },
+            created=datetime.date.today().isoformat(),
+        ),
+        held_out=scores,
+        limits=DEFAULT_LIMITS,
+    )
+
+
+def elements_of(data: TrainingSet) -> tuple[str, ...]:
+    """Symbols of the elements in the formulas of some rows, by atomic number."""
+    from pymatgen.core.composition import Composition
+
+    found = {
+        str(element.symbol)
+        for formula in set(data.formulas)
+        for element in Composition(formula).elements
+    }
+    return tuple(symbol for symbol in SYMBOLS if symbol in found)
+
+
+def describe_machine(device: str) -> str:
+    """The processor and, where the networks use one, the accelerator."""
+    import torch
+
+    processor = platform.processor() or platform.machine()
+    text = f"{os.cpu_count()} cores {processor}, {platform.system()}"
+    if device != "cpu" and torch.cuda.is_available():
+        text += f", {torch.cuda.get_device_name()}"
+    return text
+
+
+def _describe_dropped(data: TrainingSet) -> str:
+    if not data.dropped:
+        return ""
+    return "; left out: " + ", ".join(f"{count:,} {why}" for why, count in data.dropped.items())
+
+
+@contextmanager
+def _timed(seconds: dict[str, float], stage: str) -> Iterator[None]:
+    start = time.perf_counter()
+    yield
+    seconds[stage] = seconds.get(stage, 0.0) + time.perf_counter() - start
