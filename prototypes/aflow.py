@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import cache
 from math import gcd
 from typing import Any
+from unicodedata import normalize
 
 from prototypes.elements import ATOMIC_NUMBERS
 from prototypes.errors import ElementPrototypeError
@@ -16,6 +17,21 @@ from prototypes.roles import assign_roles
 
 LIBRARY_CITATION = "M. J. Mehl et al., Comput. Mater. Sci. 136, S1 (2017)"
 """Citation of the AFLOW Library of Crystallographic Prototypes, part 1."""
+
+_ACCENTS = {
+    '"': "\u0308",
+    "'": "\u0301",
+    "`": "\u0300",
+    "^": "\u0302",
+    "~": "\u0303",
+    "=": "\u0304",
+    ".": "\u0307",
+    "u": "\u0306",
+    "v": "\u030c",
+    "H": "\u030b",
+    "c": "\u0327",
+}
+_LETTERS = {"aa": "å", "AA": "Å", "o": "ø", "O": "Ø", "ae": "æ", "ss": "ß", "l": "ł", "i": "i"}
 
 
 @dataclass(frozen=True)
@@ -173,7 +189,7 @@ def _citation(bibtex: str) -> str:
 
     def field(key: str) -> str:
         found = re.search(rf"\b{key}\s*=\s*[\"{{]\s*(.*?)\s*[\"}}],?\s*\n", bibtex)
-        return found.group(1).strip() if found else ""
+        return _without_latex(found.group(1)).strip() if found else ""
 
     authors = field("author").split(" and ")
     who = authors[0] + (" et al." if len(authors) > 2 else "")
@@ -184,3 +200,15 @@ def _citation(bibtex: str) -> str:
     year = field("year")
     where = where + (f", {page}" if page else "") + (f" ({year})" if year else "")
     return ", ".join(part for part in (who, where) if part) or "no reference given"
+
+
+def _without_latex(text: str) -> str:
+    """Write accented letters of BibTeX as Unicode and drop its braces."""
+    for command, letter in _LETTERS.items():
+        text = re.sub(rf"\\{command}\s?", letter, text)
+    text = re.sub(
+        r"\\([\"'`^~=.uvHc])\s*\{?([a-zA-Z])\}?",
+        lambda found: normalize("NFC", found.group(2) + _ACCENTS[found.group(1)]),
+        text,
+    )
+    return text.replace("{", "").replace("}", "")

@@ -55,14 +55,18 @@ def electronegativities() -> NDArray[np.float64]:
         Array of shape (119,); entry z belongs to atomic number z; NaN where there is no value
         (and at 0). Source: ``data/elements.json``.
     """
-    text = files("prototypes").joinpath("data", "elements.json").read_text(encoding="utf-8")
-    table: dict[str, float | None] = json.loads(text)["electronegativity"]
-    values = np.full(len(SYMBOLS) + 1, np.nan)
-    for symbol, value in table.items():
-        if value is not None:
-            values[ATOMIC_NUMBERS[symbol]] = value
-    values.setflags(write=False)
-    return values
+    return _column("electronegativity")
+
+
+@cache
+def atomic_volumes() -> NDArray[np.float64]:
+    """Return typical volumes per atom in crystals by atomic number.
+
+    Returns:
+        Array of shape (119,), Å3; entry z belongs to atomic number z; NaN for elements outside
+        the 89 that can be screened. Source: ``data/elements.json``.
+    """
+    return _column("atomic_volume")
 
 
 @cache
@@ -85,3 +89,14 @@ def formula_ranks() -> NDArray[np.int16]:
         ranks[z] = rank
     ranks.setflags(write=False)
     return ranks
+
+
+def _column(name: str) -> NDArray[np.float64]:
+    text = files("prototypes").joinpath("data", "elements.json").read_text(encoding="utf-8")
+    table: dict[str, float | None] = json.loads(text)[name]
+    values = np.full(len(SYMBOLS) + 1, np.nan)
+    for symbol, value in table.items():
+        if value is not None:
+            values[ATOMIC_NUMBERS[symbol]] = value
+    values.setflags(write=False)
+    return values
