@@ -79,8 +79,9 @@ ENTHALPY_STD: Final = Column(
     "formation_enthalpy_std_ev_per_atom",
     "double",
     _ENERGY,
-    "Standard deviation of the members' predictions, rounded to 1e-6; "
-    "not a calibrated uncertainty.",
+    "Standard deviation of the members' predictions, rounded to 1e-6; null with a single member. "
+    "Not a calibrated uncertainty.",
+    nullable=True,
 )
 RF_ENTHALPY: Final = Column(
     "rf_formation_enthalpy_ev_per_atom",

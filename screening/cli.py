@@ -1,0 +1,74 @@
+"""The program `screening`: its commands, and where all errors end.
+
+Exit codes: 0 fine, 1 unforeseen (a bug, with traceback), 2 wrong usage or configuration, 3 input
+data that cannot be used, 4 model missing or damaged, 5 output that cannot be written, 130 Ctrl-C.
+Only this module and the modules of commands are loaded for `--help`.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+import screening
+from screening import commands_campaign, commands_models
+from screening.errors import exit_code_of
+
+
+class ErrorReportingGroup(TyperGroup):
+    """Turns every error raised on purpose into one message on stderr and its exit code."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command; see the class."""
+        try:
+            return super().invoke(ctx)
+        except (Exception, KeyboardInterrupt) as error:
+            code = exit_code_of(error)
+            if code is None:
+                raise
+            message = str(error) or "interrupted"
+            typer.echo(f"error: {message}", err=True)
+            raise typer.Exit(code) from error
+
+
+app = typer.Typer(
+    name="screening",
+    cls=ErrorReportingGroup,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["--help", "-h"]},
+    epilog="Exit codes: 0 fine, 1 bug, 2 usage or configuration, 3 input data, 4 model, 5 output, "
+    "130 interrupted.",
+)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"screening {screening.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def describe(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Show the version and exit."
+        ),
+    ] = False,
+) -> None:
+    """Screen crystal prototypes with ensembles of IRNets.
+
+    Pick prototypes and elements, get a ranked table of candidate compounds.
+    """
+
+
+commands_campaign.register(app)
+commands_models.register(app)
+
+
+def main() -> None:
+    """Run the program."""
+    app(prog_name="screening")

@@ -1,0 +1,124 @@
+"""First stage: which candidates a campaign has, and in which ranges they are worked off.
+
+A candidate is an index into the space of its prototype; nothing is enumerated into memory. The
+grid of shards is fixed by the campaign's settings alone, so that a later run finds the same one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from screening.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from prototypes import CandidateSpace, Prototype
+
+
+@dataclass(frozen=True)
+class Shard:
+    """A range of indices of one prototype's space: one task, one Parquet file.
+
+    Attributes:
+        number: Place in the campaign's grid, from 0.
+        prototype: Name of the prototype.
+        start: First index.
+        stop: One past the last index.
+    """
+
+    number: int
+    prototype: str
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True, eq=False)
+class Candidates:
+    """Distinct candidates of one prototype.
+
+    Attributes:
+        indices: Index of each candidate in its space, shape (m,), int64.
+        numbers: Atomic number on each role, shape (m, roles), uint8.
+    """
+
+    indices: NDArray[np.int64]
+    numbers: NDArray[np.uint8]
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def blocks(self, size: int) -> Iterator[Candidates]:
+        """Yield consecutive parts of at most `size` candidates."""
+        for start in range(0, len(self), size):
+            part = slice(start, start + size)
+            yield Candidates(self.indices[part], self.numbers[part])
+
+
+def open_spaces(
+    names: Sequence[str], pools: Sequence[str], roles: str | None = None
+) -> tuple[tuple[CandidateSpace, ...], dict[str, tuple[int, ...]]]:
+    """Find the prototypes and open their candidate spaces.
+
+    Args:
+        names: Prototypes by any name, or paths of CIFs.
+        pools: Element pools: `POOL` for every role or `ROLE=POOL` for one.
+        roles: Roles of the elements or site labels of CIFs, such as `Ca=A,Ti=B,O=X`; None lets
+            each element be a role.
+
+    Returns:
+        One space per prototype, and the pool of every role.
+
+    Raises:
+        ConfigurationError: A prototype given twice, or roles without a CIF.
+        prototypes.PrototypeError: An unknown prototype, element, pool or role; an unusable CIF;
+            pools too small for any candidate.
+    """
+    from prototypes import CandidateSpace, find_prototype, parse_role_names, parse_role_pools
+
+    files = [name for name in names if name.lower().endswith(".cif") or Path(name).is_file()]
+    if roles is not None and not files:
+        raise ConfigurationError(
+            f"--roles {roles} is for prototypes from CIFs, and this campaign has none; "
+            "give --prototype FILE.cif or leave --roles out"
+        )
+    role_names = None if roles is None else parse_role_names(roles)
+    found: dict[str, Prototype] = {}
+    for name in names:
+        prototype = find_prototype(name, role_names if name in files else None)
+        if prototype.name in found:
+            raise ConfigurationError(
+                f"prototype {prototype.name} is given twice (--prototype {name}); give it once"
+            )
+        found[prototype.name] = prototype
+    all_roles = list(dict.fromkeys(role for each in found.values() for role in each.roles))
+    by_role = parse_role_pools(pools, all_roles)
+    spaces = tuple(
+        CandidateSpace(prototype, {role: by_role[role] for role in prototype.roles})
+        for prototype in found.values()
+    )
+    return spaces, by_role
+
+
+def plan_shards(spaces: Sequence[CandidateSpace], shard_size: int) -> tuple[Shard, ...]:
+    """Cut the spaces into shards of at most `shard_size` indices, in the order of the spaces."""
+    ranges = (
+        (space.prototype.name, start, min(start + shard_size, space.index_count))
+        for space in spaces
+        for start in range(0, space.index_count, shard_size)
+    )
+    return tuple(Shard(number, *each) for number, each in enumerate(ranges))
+
+
+def enumerate_candidates(space: CandidateSpace, start: int, stop: int) -> Candidates:
+    """Decode the distinct candidates among the indices start <= i < stop."""
+    return Candidates(*space.decode(start, stop))
+
+
+def count_candidates(spaces: Sequence[CandidateSpace]) -> Mapping[str, int]:
+    """Return the exact number of distinct candidates of each prototype, without enumerating."""
+    return {space.prototype.name: space.count for space in spaces}

@@ -1,0 +1,95 @@
+"""Last stage: the top of a ranking as files to start calculations with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+
+from screening.columns import written_atomically
+from screening.errors import OutputError
+from screening.folder import write_csv
+
+if TYPE_CHECKING:
+    from prototypes import Prototype
+
+
+class ExportFormat(StrEnum):
+    """Formats of exported candidates."""
+
+    CIF = "cif"
+    POSCAR = "poscar"
+    CSV = "csv"
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What was exported.
+
+    Attributes:
+        files: The files, in the order of the ranking.
+        failures: Candidates for which no structure could be built, with the reason.
+    """
+
+    files: tuple[Path, ...]
+    failures: tuple[tuple[str, str], ...]
+
+
+def export_candidates(
+    rows: pa.Table, prototypes: Mapping[str, Prototype], folder: Path, form: ExportFormat
+) -> Exported:
+    """Write candidates as files named `RANK_PROTOTYPE_FORMULA`.
+
+    Structures have the prototype's cell, scaled to the volume that pymatgen's DLSVolumePredictor
+    gives for their elements: a start for a relaxation, not a prediction.
+
+    Args:
+        rows: Rows of a ranking.
+        prototypes: The campaign's prototypes by name.
+        folder: Where to write; made if needed.
+        form: Format; `csv` writes one file with all the rows.
+
+    Returns:
+        The files, and the candidates for which no structure could be built.
+
+    Raises:
+        OutputError: A file cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError.from_os_error(error, folder) from error
+    if form is ExportFormat.CSV:
+        path = folder / "candidates.csv"
+        write_csv(rows, path)
+        return Exported((path,), ())
+
+    from pymatgen.io.cif import CifWriter
+    from pymatgen.io.vasp import Poscar
+
+    from prototypes import ATOMIC_NUMBERS, PrototypeError, build_structure
+
+    files, failures = [], []
+    for row in rows.to_pylist():
+        prototype = prototypes[row["prototype"]]
+        numbers = [ATOMIC_NUMBERS[row[f"site_{role}"]] for role in prototype.roles]
+        name = f"{row['rank']:06d}_{row['prototype']}_{row['formula']}"
+        try:
+            structure = build_structure(prototype, numbers)
+        except (PrototypeError, ValueError, ArithmeticError) as error:
+            failures.append((name, str(error)))
+            continue
+        if form is ExportFormat.CIF:
+            path, text = folder / f"{name}.cif", str(CifWriter(structure, symprec=0.01))
+        else:
+            comment = f"{row['formula']} {row['prototype']} rank {row['rank']}"
+            ordered = structure.get_sorted_structure()
+            path, text = folder / f"{name}.vasp", Poscar(ordered, comment=comment).get_str()
+        with written_atomically(path) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+        files.append(path)
+    return Exported(tuple(files), tuple(failures))

@@ -1,0 +1,264 @@
+"""The result folder of a campaign: what is in it, whose it is, and what is finished.
+
+    campaign.toml      resolved settings; `screening run campaign.toml` does the same again
+    manifest.json      the campaign's identity, versions, model, counts and timings
+    shards/NNNNN.*     one Parquet table and one receipt (JSON) per finished shard
+    ranking.parquet    all scored candidates, best first; ranking.csv holds the same
+    failures.parquet   candidates that could not be scored, each with its reason
+
+A shard counts as finished when its receipt is there and the table has the rows and the checksum
+that the receipt promises. Every file is written to a temporary name, flushed and renamed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Final
+
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet as pq
+
+from screening.columns import (
+    FAILED_CANDIDATES,
+    RANKING,
+    SHARD,
+    write_table,
+    written_atomically,
+)
+from screening.enumerate import Shard
+from screening.errors import ConfigurationError, OutputError, suggest
+
+MANIFEST_FORMAT: Final = 1
+
+
+@dataclass(frozen=True)
+class Receipt:
+    """What a worker says of a shard that it has written.
+
+    Attributes:
+        shard: The shard.
+        candidates: Rows of the table: scored and failed.
+        failed: Rows that could not be scored.
+        seconds: Time of each stage on the worker.
+        sha256: Checksum of the table's file.
+        device: Where it was computed.
+        precision: Arithmetic of the networks' matrix products.
+        host: Name of the machine.
+    """
+
+    shard: Shard
+    candidates: int
+    failed: int
+    seconds: Mapping[str, float]
+    sha256: str
+    device: str
+    precision: str
+    host: str
+
+
+class RunFolder:
+    """A result folder.
+
+    Args:
+        path: The folder.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @property
+    def manifest_path(self) -> Path:
+        """Path of the manifest."""
+        return self.path / "manifest.json"
+
+    @property
+    def ranking_path(self) -> Path:
+        """Path of the ranking as Parquet."""
+        return self.path / "ranking.parquet"
+
+    @classmethod
+    def open(cls, path: Path) -> RunFolder:
+        """Open the folder of a campaign that has begun.
+
+        Raises:
+            ConfigurationError: There is no campaign in it.
+        """
+        folder = cls(path)
+        if not folder.manifest_path.is_file():
+            siblings = [each.parent.name for each in path.parent.glob("*/manifest.json")]
+            hint = suggest(path.name, siblings)
+            raise ConfigurationError(
+                f"{path} is not a campaign's folder: it has no manifest.json{hint or ';'} "
+                "start a campaign with: screening run --prototype NAME --out FOLDER"
+            )
+        folder.manifest  # noqa: B018  (fails here, and clearly, if it cannot be read)
+        return folder
+
+    @classmethod
+    def claim(cls, path: Path, identity: Mapping[str, Any]) -> RunFolder:
+        """Make the folder of a campaign, or take up the one that the same campaign began.
+
+        Args:
+            path: The folder.
+            identity: What makes the campaign this one; see `screening.campaign`.
+
+        Returns:
+            The folder, without leftovers of processes that were killed while writing.
+
+        Raises:
+            ConfigurationError: The folder belongs to another campaign or to something else.
+            OutputError: It cannot be made or written.
+        """
+        folder = cls(path)
+        if folder.manifest_path.is_file():
+            differences = list(_compare(folder.manifest["campaign"], identity))
+            if differences:
+                raise ConfigurationError(
+                    f"{path} holds another campaign ({'; '.join(differences)}); "
+                    "choose another --out, or repeat that campaign's settings to go on with it"
+                )
+        elif path.is_dir() and any(
+            each.name != "shards" and not each.name.startswith(".") for each in path.iterdir()
+        ):
+            raise ConfigurationError(
+                f"{path} is not empty and holds no campaign; choose another --out"
+            )
+        try:
+            (path / "shards").mkdir(parents=True, exist_ok=True)
+            for leftover in (*path.glob(".*.tmp"), *path.glob("shards/.*.tmp")):
+                leftover.unlink()
+        except OSError as error:
+            raise OutputError.from_os_error(error, path) from error
+        return folder
+
+    @cached_property
+    def manifest(self) -> dict[str, Any]:
+        """The manifest as it is on disk.
+
+        Raises:
+            ConfigurationError: It cannot be read.
+        """
+        try:
+            read: dict[str, Any] = json.loads(self.manifest_path.read_text(encoding="utf-8"))
+            if read["format"] != MANIFEST_FORMAT:
+                raise ValueError(f"format {read['format']}, expected {MANIFEST_FORMAT}")
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise ConfigurationError(
+                f"cannot read {self.manifest_path} ({error}); choose another folder"
+            ) from error
+        return read
+
+    @property
+    def shards(self) -> tuple[Shard, ...]:
+        """The grid of shards that the manifest fixes."""
+        return tuple(Shard(*each) for each in self.manifest["shards"])
+
+    @property
+    def prototypes(self) -> tuple[str, ...]:
+        """Names of the campaign's prototypes, in order."""
+        return tuple(self.manifest["campaign"]["prototypes"])
+
+    def write_manifest(self, manifest: Mapping[str, Any]) -> None:
+        """Write the manifest, atomically."""
+        text = json.dumps({"format": MANIFEST_FORMAT, **manifest}, indent=1, ensure_ascii=False)
+        self.write_text("manifest.json", text + "\n")
+        self.__dict__.pop("manifest", None)
+
+    def write_text(self, name: str, text: str) -> None:
+        """Write a text file into the folder, atomically."""
+        with written_atomically(self.path / name) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+
+    def write_ranking(self, ranking: pa.Table, failures: pa.Table) -> None:
+        """Write the ranking as Parquet and CSV, and the failures."""
+        write_table(failures, self.path / "failures.parquet", FAILED_CANDIDATES)
+        write_csv(ranking, self.path / "ranking.csv")
+        write_table(ranking, self.ranking_path, RANKING)
+
+    def table_path(self, shard: Shard) -> Path:
+        """Path of a shard's table."""
+        return self.path / "shards" / f"{shard.number:05d}.parquet"
+
+    def receipt_path(self, shard: Shard) -> Path:
+        """Path of a shard's receipt."""
+        return self.table_path(shard).with_suffix(".json")
+
+    def write_shard(self, table: pa.Table, shard: Shard) -> str:
+        """Write a shard's table.
+
+        Returns:
+            The checksum of the file.
+
+        Raises:
+            OutputError: It cannot be written.
+        """
+        path = self.table_path(shard)
+        write_table(table, path, SHARD)
+        return _checksum(path)
+
+    def write_receipt(self, receipt: Receipt) -> None:
+        """Write a shard's receipt, which makes the shard finished."""
+        path = self.receipt_path(receipt.shard)
+        with written_atomically(path) as temporary:
+            temporary.write_text(json.dumps(asdict(receipt)), encoding="utf-8")
+
+    def read_receipts(self, shards: Sequence[Shard]) -> tuple[Receipt, ...]:
+        """Return the receipts of the shards that are finished and unharmed, in the grid's order."""
+        receipts = (self._read_receipt(shard) for shard in shards)
+        return tuple(receipt for receipt in receipts if receipt is not None)
+
+    def _read_receipt(self, shard: Shard) -> Receipt | None:
+        table = self.table_path(shard)
+        try:
+            raw = json.loads(self.receipt_path(shard).read_text(encoding="utf-8"))
+            receipt = Receipt(**raw | {"shard": Shard(**raw["shard"])})
+            whole = receipt.shard == shard and receipt.sha256 == _checksum(table)
+            if whole and pq.read_metadata(table).num_rows == receipt.candidates:
+                return receipt
+        except (OSError, ValueError, TypeError, KeyError):
+            return None
+        return None
+
+
+def write_csv(table: pa.Table, path: Path) -> None:
+    """Write a table as CSV, atomically; null is an empty field.
+
+    Raises:
+        OutputError: It cannot be written.
+    """
+    with written_atomically(path) as temporary:
+        pyarrow.csv.write_csv(table, temporary, pyarrow.csv.WriteOptions(quoting_style="needed"))
+
+
+def _checksum(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _compare(before: Mapping[str, Any], now: Mapping[str, Any], prefix: str = "") -> list[str]:
+    differences = []
+    for key in dict.fromkeys((*before, *now)):
+        old, new = before.get(key), now.get(key)
+        name = f"{prefix}{key}"
+        if old == new:
+            continue
+        if isinstance(old, Mapping) and isinstance(new, Mapping):
+            differences += _compare(old, new, f"{name} ")
+        elif isinstance(old, list) and isinstance(new, list):
+            gone = [f"-{each}" for each in old if each not in new]
+            come = [f"+{each}" for each in new if each not in old]
+            differences.append(f"{name}: {' '.join(gone + come) or 'other order'}")
+        else:
+            differences.append(f"{name}: {_shorten(old)} there, {_shorten(new)} now")
+    return differences
+
+
+def _shorten(value: object) -> str:
+    text = "none" if value is None else str(value)
+    return f"{text[:12]}…" if len(text) > 40 else text

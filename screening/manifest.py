@@ -1,0 +1,163 @@
+"""What the manifest of a campaign says: its identity, its making, and the machine's part in it."""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+import screening
+from screening.enumerate import count_candidates
+from screening.features.elements import element_table
+from screening.settings import CampaignSettings, write_settings
+
+if TYPE_CHECKING:
+    from prototypes import CandidateSpace, Prototype
+    from screening.folder import Receipt
+    from screening.model_card import Score
+    from screening.model_library import ScreeningModel
+
+STAGES: Final = ("enumerate", "featurize", "irnet", "forest", "write")
+"""Stages that are timed on the workers."""
+
+
+def identify(
+    settings: CampaignSettings,
+    spaces: Sequence[CandidateSpace],
+    pools: Mapping[str, tuple[int, ...]],
+    model: ScreeningModel,
+) -> dict[str, Any]:
+    """Return what makes a campaign this one: everything that its numbers depend on."""
+    return {
+        "screening": screening.__version__,
+        "prototypes": {space.prototype.name: space.prototype.geometry_hash() for space in spaces},
+        "elements": {role: _name_pool(pool) for role, pool in pools.items()},
+        "model": model.content_hash,
+        "device": str(settings.device),
+        "precision": str(settings.precision),
+        "shard_size": settings.shard_size,
+    }
+
+
+def _name_pool(pool: Sequence[int]) -> list[str]:
+    return [element_table().symbols[number] for number in pool]
+
+
+def resolve_settings(
+    settings: CampaignSettings,
+    pools: Mapping[str, tuple[int, ...]],
+    spaces: Sequence[CandidateSpace],
+) -> str:
+    """Return the settings as TOML with named pools written out."""
+    elements = tuple(f"{role}={','.join(_name_pool(pool))}" for role, pool in pools.items())
+    counts = ", ".join(f"{name} {count:,}" for name, count in count_candidates(spaces).items())
+    return write_settings(
+        settings.model_copy(update={"elements": elements}),
+        (
+            f"Settings of a campaign of screening {screening.__version__}.",
+            f"Candidates: {counts}.",
+            "Run it again, or go on with it: screening run campaign.toml",
+        ),
+    )
+
+
+def describe_model(
+    settings: CampaignSettings, spaces: Sequence[CandidateSpace], model: ScreeningModel
+) -> dict[str, Any]:
+    """Return what a reader of the manifest needs to know of the model; its card says the rest."""
+    card = model.card
+    return {
+        "name": card.name,
+        "given_as": settings.model,
+        "content_sha256": model.content_hash,
+        "architecture": card.training.architecture,
+        "members": card.training.members,
+        "seed": card.training.seed,
+        "training_data_sha256": card.data.content_sha256,
+        "measured_errors": {
+            space.prototype.name: _describe_score(card.find_bias(space.prototype.name))
+            for space in spaces
+        },
+    }
+
+
+def _describe_score(score: Score | None) -> dict[str, float] | None:
+    if score is None:
+        return None
+    return {"n": score.n, "mae_ev_per_atom": score.mae, "bias_ev_per_atom": score.bias}
+
+
+def describe_environment() -> dict[str, Any]:
+    """Return versions and platform of the driver."""
+    packages: dict[str, str | None] = {}
+    for package in ("torch", "numpy", "pyarrow", "pymatgen", "pyvoro2", "dask", "distributed"):
+        try:
+            packages[package] = version(package)
+        except PackageNotFoundError:
+            packages[package] = None
+    return {
+        "screening": screening.__version__,
+        "commit": _find_commit(),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "packages": packages,
+    }
+
+
+def _find_commit() -> str | None:
+    """Return the commit of the source tree that this package is run from, None outside of one."""
+    root = Path(screening.__file__).parent.parent
+    if not (root / ".git").exists():
+        return None
+    try:
+        found = subprocess.run(
+            ["git", "-C", str(root), "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return found.stdout.strip() or None
+
+
+def describe_prototype(prototype: Prototype) -> dict[str, Any]:
+    """Return a prototype as JSON; `restore_prototype` makes it again."""
+    described = {field.name: getattr(prototype, field.name) for field in fields(prototype)}
+    return described | {
+        "lattice": prototype.lattice.tolist(),
+        "frac_coords": prototype.frac_coords.tolist(),
+    }
+
+
+def restore_prototype(described: Mapping[str, Any]) -> Prototype:
+    """Return the prototype that a manifest describes, whatever became of its file."""
+    from prototypes import Prototype
+
+    return Prototype(
+        **{key: _freeze(value) for key, value in described.items()}
+        | {
+            "lattice": np.array(described["lattice"], dtype=np.float64),
+            "frac_coords": np.array(described["frac_coords"], dtype=np.float64),
+        }
+    )
+
+
+def _freeze(value: Any) -> Any:
+    return tuple(_freeze(each) for each in value) if isinstance(value, list) else value
+
+
+def sum_stages(receipts: Sequence[Receipt]) -> dict[str, dict[str, float]]:
+    """Return time and rate of each stage, per worker process."""
+    candidates = sum(receipt.candidates for receipt in receipts)
+    stages = {}
+    for stage in STAGES:
+        seconds = sum(receipt.seconds[stage] for receipt in receipts)
+        stages[stage] = {
+            "worker_seconds": round(seconds, 3),
+            "candidates_per_worker_second": round(candidates / max(seconds, 1e-6)),
+        }
+    return stages

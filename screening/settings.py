@@ -1,0 +1,170 @@
+"""Settings of a campaign: a frozen model read from a TOML file and from command-line flags.
+
+Precedence: default < file < flag. An unknown key or a misspelt value fails with the nearest valid
+name. The resolved settings are written into the result folder as `campaign.toml`, which runs again
+with `screening run campaign.toml`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tomllib
+from collections.abc import Mapping
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any, Final
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from screening.errors import ConfigurationError, suggest
+
+
+class Device(StrEnum):
+    """Where networks and features are computed."""
+
+    AUTO = "auto"
+    CPU = "cpu"
+    CUDA = "cuda"
+
+
+class Precision(StrEnum):
+    """Arithmetic of the networks' matrix products."""
+
+    AUTO = "auto"
+    BF16 = "bf16"
+    FP32 = "fp32"
+
+
+DEFAULT_SHARD_SIZE: Final = 32_768
+DEFAULT_TOP: Final = 20
+
+
+def _one_or_many(value: object) -> object:
+    return [value] if isinstance(value, str) else value
+
+
+Names = Annotated[tuple[str, ...], BeforeValidator(_one_or_many)]
+
+
+class CampaignSettings(BaseModel):
+    """What to screen, with which model, where and how.
+
+    Attributes:
+        prototype: Prototypes to fill: built-in names, AFLOW labels, minerals, or paths of CIFs.
+        elements: Element pools: `POOL` for every role or `ROLE=POOL` for one, where a pool is a
+            name, a comma list of symbols, or exclusions from a pool.
+        roles: Roles of the elements of CIFs among the prototypes, such as `Ca=A,Ti=B,O=X`.
+        model: Name of a bundled model or path of a model folder.
+        out: Result folder.
+        workers: Worker processes; 0 computes in this process; None means one per core.
+        scheduler: Address of a running Dask scheduler, instead of local workers.
+        device: Where networks and features are computed.
+        precision: Arithmetic of the networks' matrix products.
+        shard_size: Indices per task and Parquet shard.
+        top: Rows of the table on the terminal.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=False)
+
+    prototype: Names = Field(min_length=1)
+    elements: Names = Field(default=("default",), min_length=1)
+    roles: str | None = None
+    model: str = Field(default="default", min_length=1)
+    out: Path
+    workers: int | None = Field(default=None, ge=0)
+    scheduler: str | None = None
+    device: Device = Device.AUTO
+    precision: Precision = Precision.AUTO
+    shard_size: int = Field(default=DEFAULT_SHARD_SIZE, ge=1, le=10_000_000)
+    top: int = Field(default=DEFAULT_TOP, ge=1)
+
+    @property
+    def worker_count(self) -> int:
+        """Local workers; 0 computes in this process."""
+        return count_cores() if self.workers is None else self.workers
+
+
+def count_cores() -> int:
+    """Return the number of cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def read_settings(path: Path | None, flags: Mapping[str, object]) -> CampaignSettings:
+    """Merge defaults, a TOML file and flags into settings.
+
+    Args:
+        path: TOML file with the same keys as the flags (`shard-size` or `shard_size`), or None.
+        flags: Values of flags; None and empty lists mean that the flag was not given.
+
+    Returns:
+        The resolved settings.
+
+    Raises:
+        ConfigurationError: The file is unreadable, has an unknown key, a value is not allowed, or
+            no prototype or output folder is given.
+    """
+    merged: dict[str, Any] = {} if path is None else _read_toml(path)
+    given = {key: value for key, value in flags.items() if value is not None and value != []}
+    if "scheduler" in given and "workers" not in given:
+        merged.pop("workers", None)
+    if "workers" in given and "scheduler" not in given:
+        merged.pop("scheduler", None)
+    merged |= given
+    for key, remedy in (
+        ("prototype", "give --prototype NAME (see: screening prototypes)"),
+        ("out", "give --out FOLDER"),
+    ):
+        if key not in merged:
+            raise ConfigurationError(f"no {key} given; {remedy} or the key {key} in a TOML file")
+    if merged.get("scheduler") is not None and merged.get("workers") is not None:
+        raise ConfigurationError("workers and scheduler exclude each other; give one of them")
+    try:
+        return CampaignSettings.model_validate(merged)
+    except ValidationError as error:
+        where = f" in {path}" if path is not None else ""
+        problems = "; ".join(_describe(dict(problem)) for problem in error.errors())
+        raise ConfigurationError(f"wrong setting{where}: {problems}") from error
+
+
+def write_settings(settings: CampaignSettings, comments: tuple[str, ...] = ()) -> str:
+    """Return settings as TOML text that `read_settings` reads back to the same settings.
+
+    Args:
+        settings: Settings to write; keys that are None are left out, TOML has no null.
+        comments: Lines to put above, without the leading `#`.
+    """
+    lines = [f"# {line}" for line in comments]
+    for key, value in settings.model_dump(mode="json", exclude_none=True).items():
+        lines.append(f"{key} = {json.dumps(value, ensure_ascii=False)}")
+    return "\n".join(lines) + "\n"
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    try:
+        raw = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigurationError(f"cannot read {path}: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigurationError(f"{path} is not valid TOML: {error}") from error
+    known = tuple(CampaignSettings.model_fields)
+    read: dict[str, Any] = {}
+    for key, value in raw.items():
+        name = key.replace("-", "_")
+        if name not in known:
+            raise ConfigurationError(
+                f'unknown key "{key}" in {path}{suggest(name, known)} '
+                f"(valid keys: {', '.join(known)})"
+            )
+        read[name] = value
+    return read
+
+
+def _describe(problem: dict[str, Any]) -> str:
+    key = ".".join(str(part) for part in problem["loc"][:1])
+    value = problem["input"]
+    choices = {"device": Device, "precision": Precision}.get(key)
+    if choices is not None:
+        names = [str(choice) for choice in choices]
+        return f'{key} = "{value}" is not one of {", ".join(names)}{suggest(str(value), names)}'
+    return f"{key} = {value!r}: {problem['msg']}"

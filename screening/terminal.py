@@ -1,0 +1,168 @@
+"""What a campaign shows on the terminal: progress on stderr, the top of the ranking on stdout."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Final
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+from rich.text import Text
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from screening.folder import Receipt
+
+SECONDS_BETWEEN_LINES: Final = 5.0
+"""Time between two lines of progress where stderr is no terminal."""
+
+WIDTH_OF_FILES: Final = 120
+"""Width of tables that go into a file or a pipe."""
+
+
+class CampaignProgress:
+    """Draws the progress of a campaign: a bar on a terminal, plain lines elsewhere."""
+
+    def __init__(self) -> None:
+        self._console = Console(stderr=True)
+        self._live = sys.stderr.isatty()
+        self._bar = Progress(
+            TextColumn("candidates"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[rate]} candidates/s"),
+            TimeRemainingColumn(),
+            console=self._console,
+            disable=not self._live,
+        )
+        self._row: TaskID | None = None
+        self._total = self._done = self._computed = 0
+        self._started = self._spoken = time.monotonic()
+
+    def __enter__(self) -> CampaignProgress:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
+
+    def begin(self, total: int, done: int) -> None:
+        """Start with `done` of `total` candidates finished by earlier runs."""
+        self._total, self._done = total, done
+        self._started = self._spoken = time.monotonic()
+        if done:
+            self._say(f"going on: {done:,} of {total:,} candidates are finished already")
+        else:
+            self._say(f"{total:,} candidates")
+        self._bar.start()
+        self._row = self._bar.add_task("", total=total, completed=done, rate="-")
+
+    def watch_at(self, dashboard: str) -> None:
+        """Say where the Dask dashboard is; time before the workers were there does not count."""
+        self._say(f"dashboard: {dashboard}")
+        self._started = time.monotonic()
+
+    def advance(self, receipt: Receipt) -> None:
+        """Count the candidates of a finished shard."""
+        self._done += receipt.candidates
+        self._computed += receipt.candidates
+        now = time.monotonic()
+        rate = self._computed / max(now - self._started, 1e-9)
+        if self._row is not None:
+            self._bar.update(self._row, completed=self._done, rate=f"{rate:,.0f}")
+        finished = self._done == self._total
+        if self._live or (now - self._spoken < SECONDS_BETWEEN_LINES and not finished):
+            return
+        self._spoken = now
+        left = (self._total - self._done) / max(rate, 1e-9)
+        self._say(
+            f"{self._done:,} of {self._total:,} candidates, {rate:,.0f} candidates/s, "
+            f"{left:,.0f} s left"
+        )
+
+    def _say(self, sentence: str) -> None:
+        self._console.print(sentence, highlight=False, soft_wrap=True, markup=False)
+
+
+def open_stdout() -> Console:
+    """Return the console for results; wide enough for tables where it is no terminal."""
+    return Console(width=None if sys.stdout.isatty() else WIDTH_OF_FILES)
+
+
+def draw_ranking(rows: pa.Table, title: str) -> Table:
+    """Draw rows of a ranking, known compounds marked.
+
+    Args:
+        rows: Rows of a ranking.
+        title: Title of the table.
+
+    Returns:
+        A rich table.
+    """
+    drawn = Table(title=title, title_justify="left", caption_justify="left")
+    drawn.add_column("rank", justify="right")
+    drawn.add_column("formula")
+    drawn.add_column("prototype")
+    drawn.add_column("formation enthalpy\neV/atom", justify="right")
+    drawn.add_column("spread of\nmembers", justify="right")
+    drawn.add_column("Random\nForest", justify="right")
+    drawn.add_column("its\nrank", justify="right")
+    drawn.add_column("")
+    for row in rows.to_pylist():
+        notes = ["known"] if row["known"] else []
+        if row["unseen_elements"]:
+            notes.append(f"model never saw {row['unseen_elements']}")
+        drawn.add_row(
+            f"{row['rank']:,}",
+            row["formula"],
+            row["prototype"],
+            _written(row["formation_enthalpy_ev_per_atom"]),
+            _written(row["formation_enthalpy_std_ev_per_atom"]),
+            _written(row["rf_formation_enthalpy_ev_per_atom"]),
+            "-" if row["rf_rank"] is None else f"{row['rf_rank']:,}",
+            Text(", ".join(notes)),
+            style="dim" if row["known"] else None,
+        )
+    return drawn
+
+
+def warn_of_bias(errors: Mapping[str, Mapping[str, Any] | None]) -> list[str]:
+    """Say plainly what a ranking by enthalpy is worth.
+
+    Args:
+        errors: For each prototype the model's measured errors, as the manifest has them, or None
+            where nothing was measured.
+
+    Returns:
+        Sentences, one per line.
+    """
+    lines = [
+        "Warning: formation enthalpy alone is not stability. A compound is stable only if no mix "
+        "of competing phases lies lower; these are candidates, not discoveries."
+    ]
+    for prototype, error in errors.items():
+        if error is None:
+            lines.append(f"{prototype}: this model's error on such compounds was never measured.")
+            continue
+        bias = error["bias_ev_per_atom"]
+        direction = "too negative (too stable)" if bias < 0 else "too positive"
+        lines.append(
+            f"{prototype}: against DFT on {error['n']} such compounds the model is off by "
+            f"{error['mae_ev_per_atom']:.2f} eV/atom, on average {abs(bias):.2f} eV/atom "
+            f"{direction}."
+        )
+    return lines
+
+
+def _written(energy: float | None) -> str:
+    return "-" if energy is None else f"{energy:.3f}"
