@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import sys
 import tempfile
@@ -94,7 +93,7 @@ def featurize(
     crystals, unread = read_structures(inputs)
     _refuse_if_none(crystals, unread)
     parts = out.with_name(f".{out.name}.parts")
-    with _progress("structures") as progress:
+    with _progress("sites featurized") as progress:
         features = featurize_structures(
             crystals, parts, engine=chosen, run=_parallel(workers, scheduler), progress=progress
         )
@@ -181,6 +180,7 @@ def train(
     """
     from irnet.recipe import find_recipe
     from screening.dataset import CROSS_CHECK_TOLERANCE, Protocol, read_formulas
+    from screening.settings import count_cores
     from screening.training import Reporter, TrainingRequest, clear_folder, train_model
 
     changes: dict[str, Any] = {"architecture": architecture, "epochs": epochs}
@@ -206,13 +206,13 @@ def train(
         features=features,
         engine=_check_engine(engine),
         device=_check_device(device),
-        jobs=_count_jobs(workers),
+        jobs=workers or count_cores(),
         licence=licence,
         sources=_read_sources(sources) if sources else (),
     )
     if overwrite:
         clear_folder(out)
-    with _progress("structures") as featurized, _progress("epochs") as trained:
+    with _progress("sites featurized") as featurized, _progress("epochs") as trained:
         reporter = Reporter(_say, featurized, trained)
         card = train_model(request, run=_parallel(workers, scheduler), reporter=reporter)
     _print_scores(card.held_out, "held-out rows")
@@ -292,7 +292,7 @@ def predict(
     loaded = load_model(model)
     with (
         tempfile.TemporaryDirectory(prefix="screening-") as work,
-        _progress("structures") as progress,
+        _progress("sites featurized") as progress,
     ):
         table, failures = predict_structures(
             loaded,
@@ -462,11 +462,6 @@ def _check_device(device: str) -> str:
     return device
 
 
-def _count_jobs(workers: int | None) -> int:
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return max(1, (cores or 1) if workers is None else workers)
-
-
 def _read_sources(path: Path) -> tuple[Source, ...]:
     import tomllib
 
@@ -495,8 +490,9 @@ def _parallel(workers: int | None, scheduler: str | None) -> ParallelMap | None:
     def run(function: Callable[[Any, int], Any], tasks: Sequence[Any]) -> Iterator[Any]:
         if not tasks:
             return
-        from screening.cluster.client import connect, count_cores
+        from screening.cluster.client import connect
         from screening.cluster.tasks import map_tasks
+        from screening.settings import count_cores
 
         with connect(workers or count_cores(), scheduler) as client:
             _say(f"dashboard: {client.dashboard_link}")

@@ -66,12 +66,12 @@ class ChunkReceipt:
     Attributes:
         path: The part file.
         structures: Structures in it, failures included.
-        failures: How many of them failed.
+        sites: Sites of them.
     """
 
     path: Path
     structures: int
-    failures: int
+    sites: int
 
 
 @dataclass(frozen=True)
@@ -117,7 +117,7 @@ def featurize_structures(
             killed computation continues; remove the folder when the result is safe.
         engine: ``fast`` (one Voro++ tessellation and array arithmetic) or ``matminer``.
         run: How to run the chunks; one after the other in this process if None.
-        progress: Called with (structures done, structures in all, a note) after each chunk.
+        progress: Called with (sites done, sites in all, a note) after each chunk.
 
     Returns:
         The features in the order of the crystals.
@@ -139,13 +139,16 @@ def featurize_structures(
         for rows in balance_chunks([len(c) for c in crystals], SITES_PER_CHUNK[engine])
     ]
     missing = [chunk for chunk in chunks if not chunk.path.exists()]
-    done = len(crystals) - sum(len(chunk.crystals) for chunk in missing)
+    total = sum(len(crystal) for crystal in crystals)
+    sites = total - sum(len(crystal) for chunk in missing for crystal in chunk.crystals)
+    structures = len(crystals) - sum(len(chunk.crystals) for chunk in missing)
     if progress:
-        progress(done, len(crystals), "")
+        progress(sites, total, f"{structures:,} of {len(crystals):,} structures")
     for receipt in (run or _run_serially)(featurize_chunk, missing):
-        done += receipt.structures
+        sites += receipt.sites
+        structures += receipt.structures
         if progress:
-            progress(done, len(crystals), "")
+            progress(sites, total, f"{structures:,} of {len(crystals):,} structures")
     return _collect([crystal.id for crystal in crystals], [chunk.path for chunk in chunks])
 
 
@@ -202,7 +205,7 @@ def featurize_chunk(chunk: FeatureChunk, worker: int = 0) -> ChunkReceipt:
     ]
     with written_atomically(chunk.path) as temporary:
         pq.write_table(pa.Table.from_arrays(arrays, schema=_PART_SCHEMA), temporary)
-    return ChunkReceipt(chunk.path, len(ids), len(table.failures))
+    return ChunkReceipt(chunk.path, len(ids), sum(len(crystal) for crystal in chunk.crystals))
 
 
 def write_features(features: Features, path: Path, failures: Sequence[Failure] = ()) -> None:

@@ -44,7 +44,7 @@ def predict_structures(
         engine: Which featurizer.
         device: Where the networks run.
         run: How to run the chunks of featurizing; in this process if None.
-        progress: Called with (structures featurized, structures in all, a note).
+        progress: Called with (sites featurized, sites in all, a note).
 
     Returns:
         A table of `screening.columns.PREDICTIONS` in the order of the crystals, and the structures

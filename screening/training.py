@@ -121,7 +121,7 @@ class Reporter:
 
     Attributes:
         say: Called with a sentence at each stage.
-        featurized: Called with (done, all, a note) structures.
+        featurized: Called with (done, all) sites and a note.
         trained: Called with (done, all) epochs of all members and a note.
     """
 
