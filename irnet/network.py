@@ -2,12 +2,33 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
 
 from .architecture import Architecture
+
+
+class Dropout(nn.Module):
+    """Dropout whose random numbers come from a generator of its own, not from a global state.
+
+    Args:
+        probability: Of setting a value to zero.
+    """
+
+    def __init__(self, probability: float) -> None:
+        super().__init__()
+        self.probability = probability
+        self.generator: torch.Generator | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Drop values of x, any shape, in training; return it unchanged in evaluation."""
+        if not self.training or not self.probability:
+            return x
+        draw = torch.rand(x.shape, generator=self.generator, device=x.device)
+        return x * (draw >= self.probability) / (1.0 - self.probability)
 
 
 class Layer(nn.Module):
@@ -65,21 +86,18 @@ class Stage(nn.Module):
         outputs = layers[-1].linear.out_features
         self.shortcut = shortcut
         self.projection = nn.Linear(inputs, outputs) if shortcut and inputs != outputs else None
-        self.layer_dropout = layer_dropout
-        self.stage_dropout = stage_dropout
+        self.layer_dropout = Dropout(layer_dropout)
+        self.stage_dropout = Dropout(stage_dropout)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (n, inputs) to (n, width)."""
         y = x
         for layer in self.layers:
-            y = layer(y)
-            if self.layer_dropout:
-                y = nn.functional.dropout(y, self.layer_dropout, self.training)
+            y = self.layer_dropout(layer(y))
         if self.shortcut:
             y = y + (x if self.projection is None else self.projection(x))
-        if self.stage_dropout:
-            y = nn.functional.dropout(y, self.stage_dropout, self.training)
-        return y
+        dropped: Tensor = self.stage_dropout(y)
+        return dropped
 
 
 class Network(nn.Module):
@@ -100,7 +118,7 @@ class Network(nn.Module):
             widths = [width] + [block.width] * block.count
             layers = [
                 Layer(a, b, block.norm, block.shortcut == "layer")
-                for a, b in zip(widths, widths[1:], strict=False)
+                for a, b in itertools.pairwise(widths)
             ]
             stages.append(
                 Stage(
@@ -121,6 +139,33 @@ class Network(nn.Module):
             x = stage(x)
         y: Tensor = self.output(x)
         return y.squeeze(-1).float()
+
+
+def new_network(
+    architecture: Architecture, inputs: int, dropout: float, generator: torch.Generator
+) -> Network:
+    """Build a network with fresh weights drawn from one generator.
+
+    Weights and biases are uniform within 1/sqrt(inputs of the layer), torch's own start for a
+    fully connected layer; batch norm begins as the identity.
+
+    Args:
+        architecture: What to build.
+        inputs: Number of features.
+        dropout: Probability wherever the architecture has a ``D``.
+        generator: Source of all random numbers.
+
+    Returns:
+        The network on the CPU, in training mode.
+    """
+    network = Network(architecture, inputs, dropout)
+    with torch.no_grad():
+        for module in network.modules():
+            if isinstance(module, nn.Linear):
+                bound = module.in_features**-0.5
+                module.weight.uniform_(-bound, bound, generator=generator)
+                module.bias.uniform_(-bound, bound, generator=generator)
+    return network
 
 
 def count_parameters(architecture: Architecture | str, inputs: int) -> int:

@@ -166,10 +166,8 @@ class Scorer:
             DataError: If the shape is wrong or a value is not finite; names row and column.
         """
         values = self.predict_members(features).cpu().numpy()
-        if self._count > 1:
-            std = values.std(axis=0, ddof=1)
-        else:
-            std = np.full(values.shape[1], np.nan)
+        alone = self._count == 1
+        std = np.full(values.shape[1], np.nan) if alone else values.std(axis=0, ddof=1)
         return Prediction(mean=values.mean(axis=0), std=std, members=values)
 
     @torch.inference_mode()
@@ -302,7 +300,8 @@ def _fold(
 
 
 def _fold_layer(part: Layer) -> tuple[Tensor, Tensor]:
-    weight, bias = part.linear.weight, part.linear.bias
+    weight: Tensor = part.linear.weight
+    bias: Tensor = part.linear.bias
     if part.norm is not None and part.norm_first:
         scale, shift = _norm_affine(part)
         weight, bias = weight * scale[:, None], bias * scale + shift
