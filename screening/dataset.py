@@ -175,9 +175,8 @@ def read_training_set(paths: Sequence[Path], protocol: Protocol) -> TrainingSet:
             "Give each file once, and make ids unique."
         )
     if protocol.excluded_formulas:
-        kept = [
-            i for i, name in enumerate(whole.formulas) if name not in protocol.excluded_formulas
-        ]
+        excluded = protocol.excluded_formulas
+        kept = [i for i, name in enumerate(whole.formulas) if name not in excluded]
         whole = whole.select(np.array(kept, dtype=np.int64), "formula of the evaluation set")
     if not len(whole):
         raise InputDataError(f"no row is left to train on (dropped: {dict(whole.dropped)}).")

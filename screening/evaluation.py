@@ -8,7 +8,7 @@ on the relaxed structure of each label and on the ideal cell that a campaign rea
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -21,6 +21,9 @@ from screening.features.schema import FEATURES
 from screening.model_card import PROTOTYPE_KINDS, DataFileEntry, Evaluation, Score
 from screening.model_library import ScreeningModel
 from screening.structures import read_structure_table
+
+if TYPE_CHECKING:
+    from irnet import Ensemble, Forest
 
 Predictor = Literal["irnet", "irnet_member", "random_forest"]
 Geometry = Literal["relaxed", "ideal"]
@@ -127,7 +130,7 @@ def evaluate_model(
         ("ideal", ideal),
     )
     for geometry, features in geometries:
-        predictions = predict_all(model, features, device)
+        predictions = predict_all(model.ensemble, model.forest, features, device)
         for group, scheme, rows in _groups(data):
             scores += score_predictions(
                 {name: values[..., rows] for name, values in predictions.items()},
@@ -140,12 +143,16 @@ def evaluate_model(
 
 
 def predict_all(
-    model: ScreeningModel, features: NDArray[np.float64], device: str = "auto"
+    ensemble: "Ensemble",
+    forest: "Forest | None",
+    features: NDArray[np.floating[Any]],
+    device: str = "auto",
 ) -> dict[Predictor, NDArray[np.float64]]:
     """Predictions of everything in a model.
 
     Args:
-        model: The model.
+        ensemble: Its networks.
+        forest: Its Random Forest, if it has one.
         features: Shape (n, 271).
         device: Where the networks run.
 
@@ -154,13 +161,13 @@ def predict_all(
         forest, ``random_forest`` of shape (n,); eV/atom.
     """
     single = features.astype(np.float32)
-    prediction = model.ensemble.scorer(device=device).predict(single)
+    prediction = ensemble.scorer(device=device).predict(single)
     result: dict[Predictor, NDArray[np.float64]] = {
         "irnet": np.asarray(prediction.mean, dtype=np.float64),
         "irnet_member": np.asarray(prediction.members, dtype=np.float64),
     }
-    if model.forest is not None:
-        result["random_forest"] = np.asarray(model.forest.predict(single), dtype=np.float64)
+    if forest is not None:
+        result["random_forest"] = np.asarray(forest.predict(single), dtype=np.float64)
     return result
 
 

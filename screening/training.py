@@ -29,7 +29,7 @@ from screening.dataset import (
     read_training_set,
     split_by_formula,
 )
-from screening.errors import ConfigurationError, OutputError
+from screening.errors import ConfigurationError, OutputError, exit_code_of
 from screening.evaluation import predict_all, score_predictions
 from screening.feature_tables import (
     Engine,
@@ -54,7 +54,6 @@ from screening.model_library import (
     ENSEMBLE_NAME,
     FOREST_NAME,
     FORMULAS_NAME,
-    ScreeningModel,
     TrainingFormulas,
 )
 from screening.structures import SYMBOLS
@@ -170,26 +169,25 @@ def train_model(
     train, held = data.select(train_rows), data.select(held_rows)
     reporter.say(f"training on {len(train):,} rows, {len(held):,} held out")
 
-    with _timed(seconds, "forest"):
+    with _timed(seconds, "ensemble"), writing_to(request.out):
+        ensemble = _train_ensemble(train, request, work / "checkpoints", reporter)
+        ensemble.save(request.out / ENSEMBLE_NAME)
+    reporter.say(f"{request.members} networks trained in {seconds['ensemble']:.0f} s")
+    with _timed(seconds, "forest"), writing_to(request.out):
         forest = _train_forest(train, request)
     if forest is not None:
         reporter.say(f"Random Forest trained in {seconds['forest']:.0f} s")
-    with _timed(seconds, "ensemble"):
-        ensemble = _train_ensemble(train, request, work / "checkpoints", reporter)
-    ensemble.save(request.out / ENSEMBLE_NAME)
-    reporter.say(f"{request.members} networks trained in {seconds['ensemble']:.0f} s")
 
     formulas = TrainingFormulas.of(train.formulas)
     formulas.save(request.out / FORMULAS_NAME)
-    card = _describe(request, data, train, held, ensemble, forest, seconds)
+    scores: list[Score] = []
     if len(held):
         assert held.features is not None
-        model = ScreeningModel(request.out, ensemble, forest, card, formulas)
         with _timed(seconds, "held-out metrics"):
-            predictions = predict_all(model, held.features.astype(np.float64), request.device)
+            predictions = predict_all(ensemble, forest, held.features, request.device)
             scores = score_predictions(predictions, held.target, group="held_out")
         save_rows(held, request.out / HELD_OUT_NAME)
-        card = _describe(request, data, train, held, ensemble, forest, seconds, tuple(scores))
+    card = _describe(request, data, train, held, ensemble, forest, seconds, tuple(scores))
     write_card(card, request.out)
     shutil.rmtree(work, ignore_errors=True)
     return card
@@ -294,10 +292,10 @@ def _identity(request: TrainingRequest, data: TrainingSet) -> dict[str, Any]:
         "data": data.content_hash(),
         "rows": len(data),
         "features": str(request.features.name) if request.features else request.engine,
-        "recipe": request.recipe.to_json(),
-        "members": request.members,
+        **{f"recipe {key}": value for key, value in request.recipe.to_json().items()},
+        "number of members": request.members,
         "seed": request.seed,
-        "holdout": request.holdout,
+        "held-out share": request.holdout,
         "forest": request.forest,
     }
     return dict(json.loads(json.dumps(identity)))
@@ -324,10 +322,10 @@ def _add_features(
 
 
 def _train_forest(train: TrainingSet, request: TrainingRequest) -> "Forest | None":
-    from irnet import Forest, fit_forest
-
     if not request.forest:
         return None
+    from irnet import Forest, fit_forest
+
     path = request.out / FOREST_NAME
     if path.exists():
         return Forest.load(path)
@@ -377,7 +375,7 @@ def _describe(
     ensemble: "Ensemble",
     forest: "Forest | None",
     seconds: dict[str, float],
-    scores: tuple[Score, ...] = (),
+    scores: tuple[Score, ...],
 ) -> Card:
     return Card(
         name=request.name or request.out.resolve().name,
@@ -450,6 +448,24 @@ def _describe_dropped(data: TrainingSet) -> str:
     if not data.dropped:
         return ""
     return "; left out: " + ", ".join(f"{count:,} {why}" for why, count in data.dropped.items())
+
+
+@contextmanager
+def writing_to(folder: Path) -> Iterator[None]:
+    """Turn a full disk or a missing permission into an error that says what to do.
+
+    Args:
+        folder: What is written to.
+
+    Raises:
+        OutputError: Something inside could not be written.
+    """
+    try:
+        yield
+    except OSError as error:
+        if exit_code_of(error) is not None:
+            raise
+        raise OutputError.from_os_error(error, folder) from error
 
 
 @contextmanager
