@@ -155,8 +155,8 @@ def read_training_set(paths: Sequence[Path], protocol: Protocol) -> TrainingSet:
         The rows that take part, in the order of the files, with every other row counted.
 
     Raises:
-        InputDataError: A file is missing or unreadable, lacks a needed column, has energies that are
-            not numbers (unless the protocol drops them), repeats an id, or nothing is left.
+        InputDataError: A file is missing or unreadable, lacks a needed column, has energies that
+            are no numbers (unless the protocol drops them), repeats an id, or nothing is left.
     """
     if not paths:
         raise InputDataError("no data file given. Give one or more Parquet files of structures.")
@@ -290,10 +290,13 @@ def reduce_formula(formula: str, where: Path | None = None) -> str:
     Raises:
         InputDataError: It is not a formula.
     """
-    from pymatgen.core import Composition
+    from pymatgen.core.composition import Composition
 
     try:
-        return str(Composition(formula).reduced_formula)
+        composition = Composition(formula)
+        if not composition.valid:
+            raise ValueError("unknown element")
+        return str(composition.reduced_formula)
     except (ValueError, KeyError) as error:
         place = f" in {where}" if where else ""
         raise InputDataError(f"{formula!r}{place} is not a chemical formula.") from error

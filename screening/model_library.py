@@ -72,10 +72,10 @@ class TrainingFormulas:
         Raises:
             OutputError: It cannot be written.
         """
-        from safetensors.numpy import save_file
+        from safetensors.numpy import save
 
         with written_atomically(path) as temporary:
-            save_file({"formula_hashes": self.hashes}, str(temporary), {"hash": "blake2b-64"})
+            temporary.write_bytes(save({"formula_hashes": self.hashes}, {"hash": "blake2b-64"}))
 
     @classmethod
     def load(cls, path: Path) -> "TrainingFormulas":

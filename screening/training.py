@@ -268,15 +268,13 @@ def save_rows(data: TrainingSet, path: Path) -> None:
     Raises:
         OutputError: It cannot be written.
     """
-    from safetensors.numpy import save_file
+    from safetensors.numpy import save
 
     assert data.features is not None
+    tensors = {"features": np.ascontiguousarray(data.features), "target": data.target}
+    labels = {"ids": json.dumps(data.ids), "formulas": json.dumps(data.formulas)}
     with written_atomically(path) as temporary:
-        save_file(
-            {"features": np.ascontiguousarray(data.features), "target": data.target},
-            str(temporary),
-            {"ids": json.dumps(data.ids), "formulas": json.dumps(data.formulas)},
-        )
+        temporary.write_bytes(save(tensors, labels))
 
 
 def load_rows(path: Path) -> tuple[NDArray[np.float32], NDArray[np.float64]]:

@@ -1,0 +1,214 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from screening.dataset import (
+    Protocol,
+    attach_features,
+    read_formulas,
+    read_training_set,
+    reduce_formula,
+    split_by_formula,
+)
+from screening.errors import InputDataError
+from screening.features.schema import FEATURES
+
+CELL = [4.0, 0, 0, 0, 4.0, 0, 0, 0, 4.0]
+
+
+def structures(path: Path, **columns: list[object]) -> Path:
+    table = pd.DataFrame(
+        {
+            "id": ["a", "b", "c"],
+            "lattice": [CELL] * 3,
+            "species": [["Cs", "Cl"], ["Na", "Cl"], ["Cl", "Na"]],
+            "frac_coords": [[0.0, 0, 0, 0.5, 0.5, 0.5]] * 3,
+            "formation_energy_per_atom": [-2.0, -2.1, -2.2],
+        }
+    )
+    table.assign(**columns).to_parquet(path)
+    return path
+
+
+def feature_rows(path: Path, rows: int = 4) -> Path:
+    values = np.arange(rows * len(FEATURES), dtype=float).reshape(rows, -1)
+    table = pd.DataFrame(values, columns=list(FEATURES))
+    table.insert(0, "id", [f"r{i}" for i in range(rows)])
+    table["formula"] = ["Al2Cu2", "NaCl", "CsCl", "Fe2O3"][:rows]
+    table["formation_energy_per_atom"] = np.linspace(-1, 0, rows)
+    table.to_parquet(path)
+    return path
+
+
+def test_structures_become_rows(tmp_path: Path) -> None:
+    data = read_training_set([structures(tmp_path / "d.parquet")], Protocol())
+    assert data.ids == ("a", "b", "c")
+    assert data.formulas == ("CsCl", "NaCl", "NaCl")
+    assert data.target.tolist() == [-2.0, -2.1, -2.2]
+    assert data.sources[0].rows == 3
+    assert not data.dropped
+    groups = data.formula_groups()
+    assert groups[1] == groups[2] != groups[0]
+
+
+def test_feature_tables_become_rows_with_reduced_formulas(tmp_path: Path) -> None:
+    data = read_training_set([feature_rows(tmp_path / "f.parquet")], Protocol())
+    assert data.features is not None
+    assert data.features.shape == (4, 271)
+    assert data.features[1, 0] == 271
+    assert data.formulas[0] == "AlCu"
+
+
+def test_excluded_formulas_go_and_are_counted(tmp_path: Path) -> None:
+    protocol = Protocol(excluded_formulas=frozenset({"NaCl"}))
+    data = read_training_set([structures(tmp_path / "d.parquet")], protocol)
+    assert data.ids == ("a",)
+    assert data.dropped == {"formula of the evaluation set": 2}
+
+
+def test_doubtful_energies_go_and_are_counted(tmp_path: Path) -> None:
+    path = structures(tmp_path / "d.parquet", dE_matbench=[0.0, -0.03, np.nan])
+    data = read_training_set([path], Protocol())
+    assert data.ids == ("a", "c")
+    assert sum(data.dropped.values()) == 1
+    kept = read_training_set([path], Protocol(cross_check_tolerance=None))
+    assert len(kept) == 3
+
+
+def test_large_and_unreadable_structures_are_counted(tmp_path: Path) -> None:
+    path = structures(tmp_path / "d.parquet", species=[["Cs", "Cl"], ["Na", "Xx"], ["Cl", "Na"]])
+    data = read_training_set([path], Protocol())
+    assert data.ids == ("a", "c")
+    assert data.dropped == {"unreadable structure": 1}
+    with pytest.raises(InputDataError, match="no row is left"):
+        read_training_set([path], Protocol(max_sites=1))
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_missing_energies_are_refused_or_counted(tmp_path: Path, bad: float) -> None:
+    path = structures(tmp_path / "d.parquet", formation_energy_per_atom=[-2.0, bad, -1.0])
+    with pytest.raises(InputDataError, match=r"1 rows have no finite.*'b'.*drop-missing-energies"):
+        read_training_set([path], Protocol())
+    data = read_training_set([path], Protocol(drop_missing_energies=True))
+    assert data.dropped == {"no energy": 1}
+
+
+def test_a_misspelt_target_names_the_nearest(tmp_path: Path) -> None:
+    with pytest.raises(InputDataError, match='did you mean "formation_energy_per_atom"'):
+        read_training_set(
+            [structures(tmp_path / "d.parquet")], Protocol(target="formation_enrgy_per_atom")
+        )
+
+
+def test_a_missing_feature_column_is_named(tmp_path: Path) -> None:
+    path = feature_rows(tmp_path / "f.parquet")
+    pd.read_parquet(path).drop(columns=FEATURES[3]).to_parquet(path)
+    with pytest.raises(InputDataError, match="lattice"):
+        read_training_set([path], Protocol())
+
+
+def test_other_unusable_data(tmp_path: Path) -> None:
+    path = structures(tmp_path / "d.parquet")
+    with pytest.raises(InputDataError, match="more than once"):
+        read_training_set([path, path], Protocol())
+    with pytest.raises(InputDataError, match="some data files hold structures"):
+        read_training_set([path, feature_rows(tmp_path / "f.parquet")], Protocol())
+    with pytest.raises(InputDataError, match="cannot read"):
+        read_training_set([tmp_path / "none.parquet"], Protocol())
+    text = structures(tmp_path / "t.parquet", formation_energy_per_atom=["a", "b", "c"])
+    with pytest.raises(InputDataError, match="does not hold numbers"):
+        read_training_set([text], Protocol())
+    with pytest.raises(InputDataError, match="no data file"):
+        read_training_set([], Protocol())
+
+
+def test_content_hash_sees_every_part_and_no_file_name(tmp_path: Path) -> None:
+    first = read_training_set([structures(tmp_path / "d.parquet")], Protocol())
+    same = read_training_set([structures(tmp_path / "e.parquet")], Protocol())
+    assert first.content_hash() == same.content_hash()
+    moved = [[0.0, 0, 0, 0.5, 0.5, 0.5]] * 2 + [[0.0, 0, 0, 0.5, 0.5, 0.51]]
+    for column, values in {
+        "formation_energy_per_atom": [-2.0, -2.1, -2.3],
+        "frac_coords": moved,
+        "id": ["a", "b", "d"],
+    }.items():
+        other = read_training_set(
+            [structures(tmp_path / "o.parquet", **{column: values})], Protocol()
+        )
+        assert other.content_hash() != first.content_hash(), column
+
+
+def test_features_join_by_id_and_every_row_is_accounted_for(tmp_path: Path) -> None:
+    data = read_training_set([structures(tmp_path / "d.parquet")], Protocol())
+    values = np.zeros((2, len(FEATURES)))
+    values[0] = 1
+    joined = attach_features(data, ["c", "x"], values, {"a": "no cell"})
+    assert joined.ids == ("c",)
+    assert joined.features is not None
+    assert joined.features[0, 0] == 1
+    assert joined.dropped == {"could not be featurized": 1, "not in the feature table": 1}
+    values[0, 5] = np.inf
+    with pytest.raises(InputDataError, match="none of the rows has features"):
+        attach_features(data, ["x", "y"], values, {})
+
+
+@given(
+    st.lists(st.sampled_from("ABCDEFGHIJ"), min_size=1, max_size=60),
+    st.floats(0, 0.99),
+    st.integers(0, 5),
+)
+def test_split_keeps_formulas_together(formulas: list[str], fraction: float, seed: int) -> None:
+    train, held = split_by_formula(formulas, fraction, seed)
+    assert sorted([*train, *held]) == list(range(len(formulas)))
+    assert not {formulas[i] for i in train} & {formulas[i] for i in held}
+    assert len({formulas[i] for i in held}) == round(fraction * len(set(formulas)))
+
+
+def test_split_refuses_impossible_shares() -> None:
+    with pytest.raises(InputDataError, match="at least 0 and below 1"):
+        split_by_formula(["A"], 1.0, 0)
+
+
+@pytest.mark.parametrize("name", ["f.parquet", "f.csv", "f.txt"])
+def test_formulas_are_reduced_from_any_kind_of_file(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    table = pd.DataFrame({"formula": ["Al2Cu2", "NaCl"]})
+    if name.endswith("parquet"):
+        table.to_parquet(path)
+    elif name.endswith("csv"):
+        table.to_csv(path)
+    else:
+        path.write_text("Al2Cu2\n\nNaCl\n")
+    assert read_formulas(path) == {"AlCu", "NaCl"}
+
+
+def test_formulas_that_are_none(tmp_path: Path) -> None:
+    (tmp_path / "f.txt").write_text("NaCl\nQqZz\n")
+    with pytest.raises(InputDataError, match=r"'QqZz'.*f\.txt.*not a chemical formula"):
+        read_formulas(tmp_path / "f.txt")
+    with pytest.raises(InputDataError, match="cannot read"):
+        read_formulas(tmp_path / "none.txt")
+    pd.DataFrame({"formulas": ["NaCl"]}).to_csv(tmp_path / "f.csv")
+    with pytest.raises(InputDataError, match='did you mean "formulas"'):
+        read_formulas(tmp_path / "f.csv")
+
+
+def test_reduced_formulas_are_pymatgens() -> None:
+    assert reduce_formula("O6Ti2Sr2") == "SrTiO3"
+
+
+def test_the_protocol_on_the_real_data(data_dir: Path) -> None:
+    excluded = read_formulas(data_dir / "eval_prototypes.parquet")
+    path = data_dir / "mp_icsd-03.parquet"
+    data = read_training_set([path], Protocol(excluded_formulas=excluded))
+    assert not excluded & set(data.formulas)
+    assert len(data) + sum(data.dropped.values()) == data.sources[0].rows
+    table = pd.read_parquet(path, columns=["dE_matbench"])
+    doubtful = int((table["dE_matbench"].abs() > 0.02).sum())
+    assert doubtful in data.dropped.values()
