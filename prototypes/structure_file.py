@@ -4,9 +4,13 @@ import warnings
 from collections.abc import Mapping
 from pathlib import Path
 
+from prototypes.elements import ATOMIC_NUMBERS
 from prototypes.errors import RoleError, StructureFileError, nearest_hint
 from prototypes.prototype import Prototype
 from prototypes.roles import assign_roles
+
+_HYDROGEN = {"D": "H", "T": "H"}
+"""Isotopes that have symbols of their own."""
 
 
 def read_prototype(path: str | Path, roles: Mapping[str, str] | None = None) -> Prototype:
@@ -104,7 +108,12 @@ def _read_sites(
                 "prototype needs every site occupied by exactly one kind of atom: write an "
                 "ordered model of the structure"
             )
-    symbols = [site.specie.symbol for site in structure]
+    symbols = [_HYDROGEN.get(site.specie.symbol, site.specie.symbol) for site in structure]
+    for symbol in symbols:
+        if symbol not in ATOMIC_NUMBERS:
+            raise StructureFileError(
+                f'{path} has sites of "{symbol}", which is no element; replace or remove them'
+            )
     labels = [str(site.label) for site in structure]
     lattice = structure.lattice.matrix.tolist()
     return symbols, labels, lattice, structure.frac_coords.tolist()

@@ -98,7 +98,7 @@ def role_permutations(
         shifts = frac_coords[targets] - turned[start]
         for site in range(min(3, len(frac_coords))):
             gaps = (turned[site] + shifts)[:, None, :] - frac_coords[None, :, :]
-            shifts = shifts[_distances(gaps, lattice).min(axis=1) <= limit]
+            shifts = shifts[_distances(gaps, lattice).min(axis=1) <= 2 * limit]
         for shift in shifts:
             image = _site_images(turned + shift, frac_coords, lattice, limit)
             if image is None:
@@ -129,7 +129,7 @@ def closest_pair(lattice: Floats, frac_coords: Floats) -> tuple[float, int, int]
 
 
 def _position_limit(lattice: Floats, sites: int, tolerance: float) -> float:
-    return float(2.0 * tolerance * (abs(np.linalg.det(lattice)) / sites) ** (1 / 3))
+    return float(tolerance * (abs(np.linalg.det(lattice)) / sites) ** (1 / 3))
 
 
 def _distances(gaps: Floats, lattice: Floats) -> Floats:
@@ -180,12 +180,18 @@ def _metric_automorphisms(lattice: Floats, tolerance: float) -> list[Integers]:
 def _site_images(
     moved: Floats, frac_coords: Floats, lattice: Floats, limit: float
 ) -> Integers | None:
-    """Return the site onto which each moved site falls, or None if one falls between sites."""
-    gaps = _distances(moved[:, None, :] - frac_coords[None, :, :], lattice)
-    image = np.argmin(gaps, axis=1)
-    if float(gaps[np.arange(len(image)), image].max()) > limit:
-        return None
+    """Return the site onto which each moved site falls, or None if one falls between sites.
+
+    What counts is the distance after the best common shift.
+    """
+    gaps = moved[:, None, :] - frac_coords[None, :, :]
+    image = np.argmin(_distances(gaps, lattice), axis=1)
     if len(np.unique(image)) != len(image):
+        return None
+    nearest = gaps[np.arange(len(image)), image]
+    nearest -= np.round(nearest)
+    nearest -= nearest.mean(axis=0)
+    if float(np.linalg.norm(nearest @ lattice, axis=1).max()) > limit:
         return None
     result: Integers = image
     return result

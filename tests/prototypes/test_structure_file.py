@@ -145,6 +145,17 @@ def test_two_structures_in_one_file_are_refused(tmp_path: Path) -> None:
         read_prototype(path)
 
 
+def test_deuterium_counts_as_hydrogen(tmp_path: Path) -> None:
+    path = by_hand(tmp_path, "Li1 Li 0 0 0 1\nD1 D 0.5 0.5 0.5 1\n")
+    assert read_prototype(path).reference_elements == ("Li", "H")
+
+
+def test_a_placeholder_species_is_refused(tmp_path: Path) -> None:
+    path = by_hand(tmp_path, "Li1 Li 0 0 0 1\nX1 X 0.5 0.5 0.5 1\n")
+    with pytest.raises(StructureFileError, match="no element"):
+        read_prototype(path)
+
+
 def test_an_element_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ElementPrototypeError, match="single site role"):
         read_prototype(written(tmp_path, Structure(CUBE, ["Po"], [[0, 0, 0]])))
