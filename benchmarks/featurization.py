@@ -22,6 +22,7 @@ from machine import describe_machine
 from prototypes import ELEMENTS_89, find_prototype
 from screening.crystal import Crystal
 from screening.features import featurize_crystals
+from screening.features.geometry import measure_geometry
 from screening.features.prototype import PrototypeFeaturizer
 from screening.structures import read_structures
 
@@ -47,7 +48,9 @@ def compare_prototype(name: str) -> tuple[float, float]:
         Crystal(str(i), prototype.lattice, row[roles], prototype.frac_coords)
         for i, row in enumerate(numbers[: MATMINER_STRUCTURES[name]])
     ]
-    featurizer = PrototypeFeaturizer(prototype.lattice, prototype.frac_coords, roles)
+    featurizer = PrototypeFeaturizer(
+        measure_geometry(prototype.lattice, prototype.frac_coords, roles)
+    )
     featurizer(numbers[:2_000])
     fast = CANDIDATES / min(time_once(lambda: featurizer(numbers)) for _ in range(3))
     featurize_crystals(crystals[:1], engine="matminer")

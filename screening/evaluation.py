@@ -231,6 +231,7 @@ def featurize_ideal(data: EvaluationSet) -> NDArray[np.float64]:
         InputDataError: A compound's amounts are not those of its prototype.
     """
     from prototypes import find_prototype
+    from screening.features.geometry import measure_geometry
     from screening.features.prototype import PrototypeFeaturizer
 
     values = np.full((len(data.crystals), len(FEATURES)), np.nan)
@@ -240,7 +241,7 @@ def featurize_ideal(data: EvaluationSet) -> NDArray[np.float64]:
             continue
         prototype = find_prototype(prototype_name)
         featurize = PrototypeFeaturizer(
-            prototype.lattice, prototype.frac_coords, prototype.site_roles
+            measure_geometry(prototype.lattice, prototype.frac_coords, prototype.site_roles)
         )
         numbers = np.array([assign_roles(data.crystals[i], kind) for i in rows], dtype=np.int64)
         values[rows] = np.asarray(featurize(numbers), dtype=np.float64)

@@ -18,9 +18,12 @@ if TYPE_CHECKING:
 
 def open_featurizer(prototype: Prototype) -> PrototypeFeaturizer:
     """Tessellate a prototype's cell and return its featurizer."""
+    from screening.features.geometry import measure_geometry
     from screening.features.prototype import PrototypeFeaturizer
 
-    return PrototypeFeaturizer(prototype.lattice, prototype.frac_coords, prototype.site_roles)
+    return PrototypeFeaturizer(
+        measure_geometry(prototype.lattice, prototype.frac_coords, prototype.site_roles)
+    )
 
 
 def featurize_candidates(

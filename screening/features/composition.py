@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 
 from screening.features.elements import LAST_Z, element_table
-from screening.features.schema import COMPOSITION_FEATURES, NORMS, ORBITALS, PROPERTIES
+from screening.features.schema import NORMS, ORBITALS, PROPERTIES
 
 _TIE_RTOL = 1e-5  # numpy.isclose, with which matminer's mode finds the most frequent elements
 _TIE_ATOL = 1e-8

@@ -1,6 +1,7 @@
 """Columns of a prototype's decorations: tessellate once, substitute many.
 
-The Voronoi cells depend on the geometry alone, so a prototype is tessellated once. What is left
+The Voronoi cells depend on the geometry alone, so a prototype is tessellated once, elsewhere: this
+module needs torch and NumPy only. What is left
 for each decoration is tensor arithmetic on the properties of its k elements: sites of the same
 role whose neighbours weigh the same share their local differences, so the 110 difference columns
 are sums over roles for each such orbit, and the 16 geometry columns are constants.
@@ -9,12 +10,12 @@ are sums over roles for each such orbit, and the 16 geometry columns are constan
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
-from screening.crystal import Crystal
 from screening.features.composition import (
     NeutralityTable,
     extremes,
@@ -29,18 +30,7 @@ from screening.features.schema import (
     PROPERTIES,
     SITE_STATISTICS,
 )
-from screening.features.structure import (
-    FaceBatch,
-    geometry_columns,
-    ordering_columns,
-    packing_column,
-)
 from screening.features.table import FeaturizationError
-from screening.features.tessellation import silence_voro, tessellate
-
-_ORBIT_TOLERANCE = 1e-9
-"""Sites whose neighbour weights differ by less than this are one orbit: far below the 1e-6 that
-parity with matminer is held to, far above the rounding of a tessellation."""
 
 _CHUNK = 1_024
 """Candidates worked on together on a CPU: their 271 columns then stay in its cache."""
@@ -49,49 +39,49 @@ _DEVICE_CHUNK = 131_072
 """Candidates worked on together on a GPU."""
 
 
+@dataclass(frozen=True)
+class Orbit:
+    """Sites of one role that see the same surroundings.
+
+    Attributes:
+        role: Their role.
+        share: Their share of all sites.
+        neighbours: The other roles among their neighbours, each with the fraction of the face
+            area that it takes.
+    """
+
+    role: int
+    share: float
+    neighbours: tuple[tuple[int, float], ...]
+
+
+@dataclass(frozen=True)
+class PrototypeGeometry:
+    """What the columns need to know of a prototype's cell; see `geometry.measure_geometry`.
+
+    Attributes:
+        amounts: Number of sites of each role.
+        columns: Values of the 16 geometry columns, in the order of `schema.GEOMETRY_FEATURES`.
+        orbits: The orbits of sites.
+    """
+
+    amounts: tuple[int, ...]
+    columns: tuple[float, ...]
+    orbits: tuple[Orbit, ...]
+
+
 class PrototypeFeaturizer:
     """Computes the 271 columns of decorations of one prototype.
 
     Args:
-        lattice: Lattice vectors as rows, shape (3, 3), in Å. Only their ratios matter: all
-            columns are invariant under uniform scaling.
-        frac_coords: Fractional coordinates, shape (n, 3).
-        site_roles: Role of each site, integers 0 to k - 1, length n.
-
-    Raises:
-        FeaturizationError: If the geometry cannot be tessellated or roles are skipped.
+        geometry: The prototype's tessellated cell.
     """
 
-    def __init__(
-        self, lattice: ArrayLike, frac_coords: ArrayLike, site_roles: Sequence[int]
-    ) -> None:
-        roles = np.asarray(site_roles, dtype=np.int64)
-        self.amounts = tuple(int(n) for n in np.bincount(roles))
-        self.roles = len(self.amounts)
-        if 0 in self.amounts:
-            raise FeaturizationError(
-                f"roles {[r for r, n in enumerate(self.amounts) if n == 0]} have no site; "
-                "number the roles of a prototype 0, 1, ... without gaps"
-            )
-        # Any element does: which one sits where changes no geometry.
-        crystal = Crystal(
-            "prototype",
-            np.asarray(lattice, dtype=np.float64),
-            roles + 1,
-            np.asarray(frac_coords, dtype=np.float64),
-        )
-        with silence_voro():
-            faces = FaceBatch.join([tessellate(crystal)])
-        self.geometry: NDArray[np.float64] = np.concatenate(
-            [
-                geometry_columns(faces)[0],
-                ordering_columns(faces, crystal.numbers)[0],
-                packing_column(faces),
-            ]
-        )
-        self.orbits = _orbits(faces, roles, self.roles)
-        self._fractions = [n / len(roles) for n in self.amounts]
-        self._neutral = NeutralityTable(self.amounts) if self.roles > 1 else None
+    def __init__(self, geometry: PrototypeGeometry) -> None:
+        self.geometry = geometry
+        self.roles = len(geometry.amounts)
+        self._fractions = [n / sum(geometry.amounts) for n in geometry.amounts]
+        self._neutral = NeutralityTable(geometry.amounts) if self.roles > 1 else None
 
     def __call__(
         self,
@@ -125,7 +115,7 @@ class PrototypeFeaturizer:
         out = torch.empty(len(z), len(FEATURES), dtype=dtype, device=where)
         chunk = _CHUNK if where.type == "cpu" else _DEVICE_CHUNK
         buffer = torch.empty(len(FEATURES), min(chunk, len(z)), dtype=torch.float64, device=where)
-        geometry = torch.from_numpy(self.geometry).to(where)
+        geometry = torch.tensor(self.geometry.columns, dtype=torch.float64, device=where)
         table = element_table()
         properties, electronegativity = (
             table.properties_on(where),
@@ -155,15 +145,16 @@ class PrototypeFeaturizer:
         """Fill the 110 difference columns, shape (110, m), from properties of the roles."""
         pairs: dict[tuple[int, int], torch.Tensor] = {}
         local, weights = [], []
-        for role, multiplicity, neighbours in self.orbits:
+        for orbit in self.geometry.orbits:
+            role = orbit.role
             total = torch.zeros_like(values[0])
-            for other, weight in neighbours:
+            for other, weight in orbit.neighbours:
                 pair = (min(role, other), max(role, other))
                 if pair not in pairs:
                     pairs[pair] = (values[pair[0]] - values[pair[1]]).abs_()
                 total.add_(pairs[pair], alpha=weight)
             local.append(total)
-            weights.append(multiplicity)
+            weights.append(orbit.share)
         mean = local[0] * weights[0]
         for value, weight in zip(local[1:], weights[1:], strict=True):
             mean.add_(value, alpha=weight)
@@ -174,38 +165,3 @@ class PrototypeFeaturizer:
         torch.sub(high, low, out=statistics[:, 2])
         statistics[:, 3] = mean
         statistics[:, 4] = mean_deviation(local, weights, mean)
-
-
-def _orbits(
-    faces: FaceBatch, roles: NDArray[np.int64], count: int
-) -> tuple[tuple[int, float, tuple[tuple[int, float], ...]], ...]:
-    """Group the sites by role and by the weight of each role among their neighbours.
-
-    Returns:
-        For each orbit its role, its share of the sites, and the neighbouring roles other than
-        its own with the fraction of face area that they take.
-    """
-    onto_role = np.zeros((len(roles), count))
-    np.add.at(onto_role, (faces.source, roles[faces.target]), faces.weight)
-    onto_role /= onto_role.sum(axis=1, keepdims=True)
-    orbits: list[tuple[int, list[int]]] = []
-    for site, role in enumerate(roles):
-        for known, members in orbits:
-            same = np.abs(onto_role[members[0]] - onto_role[site]).max() < _ORBIT_TOLERANCE
-            if known == role and same:
-                members.append(site)
-                break
-        else:
-            orbits.append((int(role), [site]))
-    return tuple(
-        (
-            role,
-            len(members) / len(roles),
-            tuple(
-                (other, float(weight))
-                for other, weight in enumerate(onto_role[members].mean(axis=0))
-                if other != role and weight > 0
-            ),
-        )
-        for role, members in orbits
-    )

@@ -10,6 +10,7 @@ from pymatgen.core import Element
 from prototypes import ELEMENTS_89, find_prototype
 from screening.crystal import Crystal
 from screening.features import featurize_crystals
+from screening.features.geometry import measure_geometry
 from screening.features.prototype import PrototypeFeaturizer
 from screening.features.schema import FEATURES
 from screening.features.table import FeatureTable
@@ -41,7 +42,7 @@ def test_candidates(name: str, chunk: int) -> None:
         [rng.choice(ELEMENTS_89, len(prototype.roles), replace=False) for _ in range(count)]
     )
     featurizer = PrototypeFeaturizer(
-        prototype.lattice, prototype.frac_coords, prototype.site_roles
+        measure_geometry(prototype.lattice, prototype.frac_coords, prototype.site_roles)
     )
     roles = list(prototype.site_roles)
     crystals = [

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from screening.crystal import Crystal
 from screening.features import featurize_crystals
+from screening.features.geometry import measure_geometry
 from screening.features.prototype import PrototypeFeaturizer
 from screening.features.table import FeaturizationError
 
@@ -27,7 +28,7 @@ def random_prototype(seed: int) -> tuple[np.ndarray, np.ndarray, list[int]]:
 @given(st.integers(0, 10_000))
 def test_substituting_equals_featurizing_the_crystal(seed: int) -> None:
     lattice, frac, roles = random_prototype(seed)
-    featurizer = PrototypeFeaturizer(lattice, frac, roles)
+    featurizer = PrototypeFeaturizer(measure_geometry(lattice, frac, roles))
     rng = np.random.default_rng(seed)
     numbers = np.stack([rng.permutation(np.arange(1, 95))[: featurizer.roles] for _ in range(4)])
     crystals = [Crystal(str(row), lattice, row[roles], frac) for row in numbers]
@@ -40,7 +41,7 @@ def test_substituting_equals_featurizing_the_crystal(seed: int) -> None:
 
 
 def test_a_batch_may_be_cut_anywhere() -> None:
-    featurizer = PrototypeFeaturizer(*random_prototype(4))
+    featurizer = PrototypeFeaturizer(measure_geometry(*random_prototype(4)))
     rng = np.random.default_rng(0)
     rows = [rng.permutation(np.arange(1, 95))[: featurizer.roles] for _ in range(2_500)]
     numbers = np.stack(rows).astype(np.uint8)
@@ -52,7 +53,7 @@ def test_a_batch_may_be_cut_anywhere() -> None:
 
 @pytest.mark.gpu
 def test_gpu_equals_cpu() -> None:
-    featurizer = PrototypeFeaturizer(*random_prototype(4))
+    featurizer = PrototypeFeaturizer(measure_geometry(*random_prototype(4)))
     rng = np.random.default_rng(0)
     numbers = np.stack([rng.permutation(np.arange(1, 95))[: featurizer.roles] for _ in range(99)])
     torch.testing.assert_close(
@@ -66,10 +67,10 @@ def test_gpu_equals_cpu() -> None:
 def test_wrong_input_is_refused() -> None:
     lattice = np.eye(3) * 3
     frac = [[0, 0, 0], [0.5, 0.5, 0.5]]
-    featurizer = PrototypeFeaturizer(lattice, frac, [0, 1])
+    featurizer = PrototypeFeaturizer(measure_geometry(lattice, frac, [0, 1]))
     with pytest.raises(ValueError, match=r"shape \(m, 2\)"):
         featurizer(np.array([[1, 2, 3]]))
     with pytest.raises(FeaturizationError, match="between 1 and 103"):
         featurizer(np.array([[1, 104]]))
     with pytest.raises(FeaturizationError, match="without gaps"):
-        PrototypeFeaturizer(lattice, frac, [0, 2])
+        measure_geometry(lattice, frac, [0, 2])
