@@ -374,7 +374,7 @@ def bundle(
     trees: Annotated[
         int | None, typer.Option(min=1, help="Trees of the forest to keep.", show_default="all")
     ] = None,
-    max_nodes: Annotated[
+    nodes: Annotated[
         int, typer.Option(min=1, help="Nodes that the pruned forest may have.")
     ] = 600_000,
     overwrite: Annotated[bool, typer.Option(help="Replace the destination.")] = False,
@@ -388,7 +388,7 @@ def bundle(
         measure_on=measure_on or source,
         twin=twin,
         trees=trees,
-        max_nodes=max_nodes,
+        nodes=nodes,
         overwrite=overwrite,
     )
     cost = card.compression

@@ -148,10 +148,7 @@ def load_model(name_or_path: str | Path) -> ScreeningModel:
         forest = None
         if card.training.forest is not None:
             forest = Forest.load(folder / FOREST_NAME)
-            if tuple(forest.feature_names) != FEATURES:
-                raise ModelError(
-                    f"{folder / FOREST_NAME} was trained on other features. Train the model again."
-                )
+            forest.check_features(FEATURES)
     except (IRNetError, OSError) as error:
         raise ModelError(f"cannot use the model {folder}: {error}") from error
     return ScreeningModel(

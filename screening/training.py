@@ -271,7 +271,10 @@ def save_rows(data: TrainingSet, path: Path) -> None:
     from safetensors.numpy import save
 
     assert data.features is not None
-    tensors = {"features": np.ascontiguousarray(data.features), "target": data.target}
+    tensors: dict[str, NDArray[Any]] = {
+        "features": np.ascontiguousarray(data.features),
+        "target": data.target,
+    }
     labels = {"ids": json.dumps(data.ids), "formulas": json.dumps(data.formulas)}
     with written_atomically(path) as temporary:
         temporary.write_bytes(save(tensors, labels))
@@ -327,8 +330,15 @@ def _train_forest(train: TrainingSet, request: TrainingRequest) -> "Forest | Non
     path = request.out / FOREST_NAME
     if path.exists():
         return Forest.load(path)
+    assert train.features is not None
     forest = fit_forest(
-        train.features, train.target, FEATURES, seed=request.seed, n_jobs=request.jobs
+        train.features,
+        train.target,
+        FEATURES,
+        seed=request.seed,
+        n_jobs=request.jobs,
+        groups=train.formula_groups(),
+        target_name=request.protocol.target,
     )
     forest.save(path)
     return forest
@@ -403,7 +413,7 @@ def _describe(
             architecture=request.recipe.architecture,
             members=request.members,
             seed=request.seed,
-            forest=None if forest is None else dict(forest.parameters),
+            forest=None if forest is None else dict(forest.card["parameters"]),
             holdout=request.holdout,
             max_sites=request.protocol.max_sites,
             seconds={stage: round(value, 1) for stage, value in seconds.items()},
