@@ -24,12 +24,12 @@ def build_structure(
 
     - "typical": the geometric mean of the two estimates that follow, whose errors point in
       opposite directions. Against 303 PBE-relaxed compounds of the Materials Project, in their
-      own relaxed shapes, its median error is 11 % (B2), 8 % (L1_0), 4 % (Pnma perovskite) and
-      5 % (cubic perovskite).
+      own relaxed shapes, its median error is 10 % (B2), 7 % (L1_0), 4 % (Pnma perovskite) and
+      5 % (cubic perovskite); ``scripts/fit_atomic_volumes.py`` measures it.
     - "dls": data-mined lattice scaling, pymatgen's ``DLSVolumePredictor`` (I.-H. Chu et al.,
       Comput. Mater. Sci. 146, 184 (2018)), without its bounds relative to the input volume, since
       the prototype's own volume says nothing about the candidate. Median errors on the same
-      compounds 19, 12, 8 and 18 %, mostly too small.
+      compounds 17, 11, 8 and 17 %, mostly too small.
     - "additive": the sum of typical atomic volumes in known crystals (``data/elements.json``).
       Median errors 12, 2, 8 and 13 %, mostly too large. It also takes the place of the two above
       where pymatgen knows no atomic radius or electronegativity (He, Ne, Ar, Kr, Xe).
