@@ -570,7 +570,7 @@ def _print_scores(scores: Sequence[Score], title: str) -> None:
             score.predictor,
             f"{score.n:,}",
             f"{score.mae:.4f}",
-            f"{score.mae_low:.4f}–{score.mae_high:.4f}",
+            score.interval,
             f"{score.bias:+.4f}",
             "" if score.spearman is None else f"{score.spearman:.3f}",
         ]

@@ -31,6 +31,9 @@ Geometry = Literal["relaxed", "ideal"]
 NEIGHBOURS_OF_B = 6
 """A perovskite's B is in an octahedron of X."""
 
+SAME_POSITION = 0.1
+"""Å: two positions nearer than this are one when symmetry is looked for."""
+
 PAPER_TABLE_5: dict[str, tuple[float, float]] = {
     "B2": (0.5114, 0.4780),
     "L1_0": (0.4793, 0.4419),
@@ -209,10 +212,10 @@ def score_predictions(
                 geometry=geometry,
                 n=len(target),
                 mae=float(errors.mean()),
-                mae_low=interval.low,
-                mae_high=interval.high,
+                mae_low=_finite(interval.low),
+                mae_high=_finite(interval.high),
                 bias=float((rows - target).mean()),
-                spearman=rank if np.isfinite(rank) else None,
+                spearman=_finite(rank),
             )
         )
     return scores
@@ -253,8 +256,9 @@ def assign_roles(crystal: Crystal, kind: str) -> tuple[int, ...]:
 
     Args:
         crystal: The structure.
-        kind: ``B2`` or ``L1_0`` (AB, roles interchangeable) or a perovskite kind (ABX3; X is the
-            threefold element, B the one with the nearer X neighbours, mean over six).
+        kind: ``B2`` or ``L1_0`` (AB, roles interchangeable) or a perovskite kind (ABX3): X is the
+            threefold element; B the cation on inversion centres, as its octahedron demands, or,
+            where that does not tell them apart, the one whose six nearest X are nearer.
 
     Returns:
         Atomic number per role, A, B(, X).
@@ -271,6 +275,10 @@ def assign_roles(crystal: Crystal, kind: str) -> tuple[int, ...]:
         return int(elements[0]), int(elements[1])
     x = int(elements[np.argmax(counts)])
     cations = [int(element) for element in elements if element != x]
+    central = [_is_inversion_centre(crystal, element) for element in cations]
+    if central[0] != central[1]:
+        b, a = sorted(cations, key=lambda element: not central[cations.index(element)])
+        return a, b, x
     distances = [_mean_distance(crystal, element, x) for element in cations]
     a, b = (cations[i] for i in np.argsort(distances)[::-1])
     return a, b, x
@@ -305,7 +313,7 @@ def tabulate(evaluation: Evaluation, geometry: Geometry = "ideal") -> list[list[
                 str(net.n),
                 f"{forest.mae:.3f}" if forest else "",
                 f"{net.mae:.3f}",
-                f"{net.mae_low:.3f}–{net.mae_high:.3f}",
+                net.interval,
                 f"{forest.bias:+.3f}" if forest else "",
                 f"{net.bias:+.3f}",
                 _show(forest.spearman) if forest else "",
@@ -315,6 +323,10 @@ def tabulate(evaluation: Evaluation, geometry: Geometry = "ideal") -> list[list[
             ]
         )
     return rows
+
+
+def _finite(value: float) -> float | None:
+    return float(value) if np.isfinite(value) else None
 
 
 def _show(value: float | None) -> str:
@@ -351,3 +363,16 @@ def _mean_distance(crystal: Crystal, element: int, x: int) -> float:
     vectors = (offset[:, None, :] + shifts).reshape(-1, 3) @ crystal.lattice
     nearest = np.sort(np.linalg.norm(vectors, axis=1))[:NEIGHBOURS_OF_B]
     return float(nearest.mean())
+
+
+def _is_inversion_centre(crystal: Crystal, element: int) -> bool:
+    """Whether the structure stays itself when inverted at the first site of an element."""
+    centre = crystal.frac_coords[np.flatnonzero(crystal.numbers == element)[0]]
+    for number in np.unique(crystal.numbers):
+        sites = crystal.frac_coords[crystal.numbers == number]
+        offsets = (2 * centre - sites)[:, None, :] - sites
+        offsets -= np.round(offsets)
+        distances = np.linalg.norm(offsets @ crystal.lattice, axis=2)
+        if distances.min(axis=1).max() > SAME_POSITION:
+            return False
+    return True

@@ -78,7 +78,7 @@ class Score(_Closed):
         geometry: ``relaxed`` (the structure of the label) or ``ideal`` (the prototype).
         n: Compounds.
         mae: Mean absolute error.
-        mae_low: Lower end of its 95 % bootstrap interval.
+        mae_low: Lower end of its 95 % bootstrap interval, None for a single compound.
         mae_high: Upper end.
         bias: Mean of predicted minus true; negative is too stable.
         spearman: Rank correlation of predicted and true, None where it is not defined.
@@ -90,10 +90,17 @@ class Score(_Closed):
     geometry: Literal["relaxed", "ideal"] = "relaxed"
     n: int = Field(ge=1)
     mae: float = Field(ge=0)
-    mae_low: float = Field(ge=0)
-    mae_high: float = Field(ge=0)
+    mae_low: float | None = Field(default=None, ge=0)
+    mae_high: float | None = Field(default=None, ge=0)
     bias: float
     spearman: float | None = None
+
+    @property
+    def interval(self) -> str:
+        """The interval of the error as text, empty where there is none."""
+        if self.mae_low is None or self.mae_high is None:
+            return ""
+        return f"{self.mae_low:.3f}–{self.mae_high:.3f}"
 
 
 class Evaluation(_Closed):

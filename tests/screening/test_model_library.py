@@ -1,0 +1,147 @@
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from screening import model_library
+from screening.errors import ExitCode, ModelError, exit_code_of
+from screening.features.schema import FEATURES
+from screening.model_library import (
+    ENSEMBLE_NAME,
+    FOREST_NAME,
+    FORMULAS_NAME,
+    TrainingFormulas,
+    find_model,
+    hash_model,
+    list_models,
+    load_model,
+)
+
+
+@pytest.fixture
+def model(tiny_model: Path, tmp_path: Path) -> Path:
+    return shutil.copytree(tiny_model, tmp_path / "model")
+
+
+def test_a_model_loads_whole(tiny_model: Path) -> None:
+    model = load_model(tiny_model)
+    assert model.ensemble.feature_names == FEATURES
+    assert model.forest is not None
+    assert model.training_formulas.contains(["NaCl", "KCl"]).tolist() == [True, False]
+    assert model.content_hash == hash_model(tiny_model)
+    assert "Na" in model.training_elements
+
+
+@pytest.mark.parametrize(
+    "name", [f"{ENSEMBLE_NAME}/member-0.safetensors", FOREST_NAME, FORMULAS_NAME]
+)
+@pytest.mark.parametrize("share", [0.0, 0.5, 0.99])
+def test_truncated_files_are_refused(model: Path, name: str, share: float) -> None:
+    path = model / name
+    whole = path.read_bytes()
+    path.write_bytes(whole[: int(share * len(whole))])
+    with pytest.raises(ModelError, match=path.name) as caught:
+        load_model(model)
+    assert exit_code_of(caught.value) == ExitCode.MODEL
+
+
+@pytest.mark.parametrize("name", ["card.json", ENSEMBLE_NAME, FOREST_NAME, FORMULAS_NAME])
+def test_missing_files_are_refused(model: Path, name: str) -> None:
+    path = model / name
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
+    with pytest.raises(ModelError):
+        load_model(model)
+
+
+def test_other_features_are_refused(model: Path) -> None:
+    from irnet import Recipe, train_ensemble
+
+    recipe = Recipe(architecture="4A-1", epochs=1, batch_size=8)
+    names = (*FEATURES[1:], "mean of nothing")
+    features = np.random.default_rng(0).normal(size=(40, len(FEATURES)))
+    train_ensemble(
+        features, features[:, 0], names, recipe=recipe, members=1, checkpoint_dir=model / "w"
+    ).save(model / ENSEMBLE_NAME)
+    with pytest.raises(ModelError, match=r"0-norm"):
+        load_model(model)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"licence": 3}, "licence"),
+        ({"colour": "red"}, "colour"),
+        ({"format": 2}, "format"),
+    ],
+)
+def test_cards_keep_their_schema(model: Path, change: dict[str, object], message: str) -> None:
+    path = model / "card.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(ModelError, match=message):
+        load_model(model)
+    path.write_text("{")
+    with pytest.raises(ModelError, match="not a valid model card"):
+        load_model(model)
+
+
+def test_names_find_bundled_models(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    library = tmp_path / "package" / "models"
+    shutil.copytree(model, library / "irnet17")
+    monkeypatch.setattr(model_library, "__file__", str(tmp_path / "package" / "x.py"))
+    assert [folder.name for folder in list_models()] == ["irnet17"]
+    assert find_model("irnet17") == find_model("default") == library / "irnet17"
+    with pytest.raises(ModelError, match='did you mean "irnet17"'):
+        find_model("irnet71")
+    with pytest.raises(ModelError, match="not a finished model"):
+        find_model(tmp_path)
+
+
+def test_the_hash_is_of_what_predicts(model: Path) -> None:
+    before = hash_model(model)
+    (model / "card.json").write_text("{}")
+    assert hash_model(model) == before
+    TrainingFormulas.of(["KCl"]).save(model / FORMULAS_NAME)
+    assert hash_model(model) != before
+
+
+@given(st.sets(st.text(max_size=8), max_size=30), st.lists(st.text(max_size=8), max_size=30))
+def test_formulas_are_a_set(known: set[str], asked: list[str]) -> None:
+    formulas = TrainingFormulas.of(known)
+    assert len(formulas) == len(known)
+    assert formulas.contains(asked).tolist() == [formula in known for formula in asked]
+    assert formulas.contains(list(known)).all()
+
+
+def test_formulas_are_small_on_disk(tmp_path: Path) -> None:
+    formulas = TrainingFormulas.of([f"A{i}B" for i in range(40_000)])
+    formulas.save(tmp_path / "f.safetensors")
+    assert (tmp_path / "f.safetensors").stat().st_size < 330_000
+    loaded = TrainingFormulas.load(tmp_path / "f.safetensors")
+    assert loaded.contains(["A39999B", "A40000B"]).tolist() == [True, False]
+
+
+def test_bundled_models_are_whole_and_small() -> None:
+    folders = list_models()
+    if not folders:
+        pytest.skip("no model is bundled in this checkout")
+    size = 0
+    for folder in folders:
+        model = load_model(folder)
+        size += sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+        assert len(model.ensemble.members) >= 4
+        assert model.forest is not None
+        assert model.card.data.sources
+        assert model.card.find_score("held_out") is not None
+        assert model.card.find_bias("B2") is not None
+    assert size < 40e6
