@@ -21,6 +21,8 @@ PRECISIONS = ("auto", "bf16", "fp32")
 FORMATS = ("cif", "poscar", "csv")
 BUILT_IN = ("B2", "L1_0", "perovskite", "cubic_perovskite")
 DEFAULT_TOP = 20
+ROWS_IN_FULL = 10
+"""Prototypes up to which the list shows whole sources."""
 
 
 def register(app: typer.Typer) -> None:
@@ -313,7 +315,11 @@ def prototypes(
         raise ConfigurationError(
             f'no prototype has "{search}" in a name; list all with: screening prototypes'
         )
-    table = Table()
+    in_full = len(records) <= ROWS_IN_FULL
+    table = Table(
+        caption=None if in_full else "Sources in full: screening prototypes WORD",
+        caption_justify="left",
+    )
     for column in ("name", "formula", "Strukturbericht", "mineral", "sites", "roles", "source"):
         table.add_column(column, overflow="fold")
     for record in records:
@@ -324,7 +330,7 @@ def prototypes(
             record.mineral or "-",
             str(record.sites),
             " ".join(f"{role}={element}" for role, element in record.roles),
-            Text(record.source),
+            Text(record.source if in_full else record.source.partition(", as in the ")[0]),
         )
     open_stdout().print(table)
 
@@ -340,6 +346,8 @@ def _open_ranking(path: Path) -> tuple[RunFolder, pa.Table]:
     from screening.rank import rank_candidates
 
     folder = RunFolder.open(path)
+    if folder.ranking_path.is_file():
+        return folder, folder.read_ranking()
     finished = folder.read_receipts(folder.shards)
     if not finished:
         raise ConfigurationError(

@@ -32,7 +32,7 @@ from screening.columns import (
     written_atomically,
 )
 from screening.enumerate import Shard
-from screening.errors import ConfigurationError, OutputError, suggest
+from screening.errors import ConfigurationError, InputDataError, OutputError, suggest
 
 MANIFEST_FORMAT: Final = 1
 
@@ -180,6 +180,20 @@ class RunFolder:
         write_table(failures, self.path / "failures.parquet", FAILED_CANDIDATES)
         write_csv(ranking, self.path / "ranking.csv")
         write_table(ranking, self.ranking_path, RANKING)
+
+    def read_ranking(self) -> pa.Table:
+        """Read the ranking of a complete campaign.
+
+        Raises:
+            InputDataError: The file is damaged.
+        """
+        try:
+            return pq.read_table(self.ranking_path)
+        except (OSError, pa.ArrowInvalid) as error:
+            raise InputDataError(
+                f"{self.ranking_path} is damaged ({error}); delete it and run the campaign's "
+                "command again, which computes nothing anew"
+            ) from error
 
     def table_path(self, shard: Shard) -> Path:
         """Path of a shard's table."""

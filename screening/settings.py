@@ -136,7 +136,9 @@ def write_settings(settings: CampaignSettings, comments: tuple[str, ...] = ()) -
     """
     lines = [f"# {line}" for line in comments]
     for key, value in settings.model_dump(mode="json", exclude_none=True).items():
-        lines.append(f"{key} = {json.dumps(value, ensure_ascii=False)}")
+        # JSON strings and lists are TOML too, but for the one control character JSON lets through.
+        written = json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+        lines.append(f"{key} = {written}")
     return "\n".join(lines) + "\n"
 
 

@@ -152,7 +152,6 @@ def warn_of_bias(errors: Mapping[str, Mapping[str, Any] | None]) -> list[str]:
     ]
     for prototype, error in errors.items():
         if error is None:
-            lines.append(f"{prototype}: this model's error on such compounds was never measured.")
             continue
         bias = error["bias_ev_per_atom"]
         direction = "too negative (too stable)" if bias < 0 else "too positive"
@@ -161,6 +160,9 @@ def warn_of_bias(errors: Mapping[str, Mapping[str, Any] | None]) -> list[str]:
             f"{error['mae_ev_per_atom']:.2f} eV/atom, on average {abs(bias):.2f} eV/atom "
             f"{direction}."
         )
+    unmeasured = [prototype for prototype, error in errors.items() if error is None]
+    if unmeasured:
+        lines.append(f"{', '.join(unmeasured)}: this model's error there was never measured.")
     return lines
 
 

@@ -1,0 +1,108 @@
+"""A tiny trained model, and the program called as a user calls it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner, Result
+
+UNSEEN = "Cs"
+"""An element that the tiny model's card does not list."""
+
+KNOWN = ("KMgF3", "NaCl")
+"""Compositions that the tiny model counts as trained on."""
+
+
+def build_tiny_model(folder: Path) -> Path:
+    """Train one-layer networks and a small forest on made-up energies of real candidates."""
+    from irnet import Ensemble, Recipe, fit_forest, train_ensemble
+    from prototypes import ATOMIC_NUMBERS, CandidateSpace, element_pool, find_prototype
+    from screening.features.geometry import measure_geometry
+    from screening.features.prototype import PrototypeFeaturizer
+    from screening.features.schema import FEATURES
+    from screening.model_card import Card, DataCard, TrainingCard, write_card
+    from screening.model_library import (
+        ENSEMBLE_NAME,
+        FOREST_NAME,
+        FORMULAS_NAME,
+        TrainingFormulas,
+    )
+
+    prototype = find_prototype("cubic_perovskite")
+    pool = element_pool("Li,Na,K,Rb,Cs,Mg,Ca,Ti,Fe,Al,O,S,F,Cl")
+    space = CandidateSpace(prototype, dict.fromkeys(prototype.roles, pool))
+    _, numbers = space.decode(0, space.index_count)
+    numbers = np.random.default_rng(0).permutation(numbers)[:400]
+    featurizer = PrototypeFeaturizer(
+        measure_geometry(prototype.lattice, prototype.frac_coords, prototype.site_roles)
+    )
+    features = featurizer(numbers).numpy()
+    energies = np.sin(numbers.astype(np.float64)).sum(axis=1)
+    ensemble: Ensemble = train_ensemble(
+        features,
+        energies,
+        FEATURES,
+        recipe=Recipe(architecture="16BAR-1", epochs=3, batch_size=64, precision="fp32"),
+        members=2,
+        checkpoint_dir=folder / "checkpoints",
+        device="cpu",
+    )
+    folder.mkdir(exist_ok=True)
+    ensemble.save(folder / ENSEMBLE_NAME)
+    forest = fit_forest(features, energies, FEATURES, seed=0, n_jobs=1, search=False)
+    forest.save(folder / FOREST_NAME)
+    TrainingFormulas.of(KNOWN).save(folder / FORMULAS_NAME)
+    write_card(
+        Card(
+            name="tiny",
+            description="Made-up energies, for tests.",
+            licence="none",
+            data=DataCard(
+                files=(),
+                content_sha256="0" * 64,
+                target="energy",
+                rows=400,
+                formulas=400,
+                elements=tuple(symbol for symbol in ATOMIC_NUMBERS if symbol != UNSEEN),
+                excluded_formulas=0,
+                dropped={},
+                held_out_rows=0,
+                sources=(),
+            ),
+            training=TrainingCard(
+                recipe={},
+                architecture="16BAR-1",
+                members=2,
+                seed=0,
+                forest={},
+                holdout=0.0,
+                max_sites=None,
+                seconds={},
+                machine="none",
+                versions={},
+                created="2026-01-01",
+            ),
+        ),
+        folder,
+    )
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a model that takes milliseconds, with a forest."""
+    return build_tiny_model(tmp_path_factory.mktemp("model") / "tiny")
+
+
+@pytest.fixture
+def screening() -> Callable[..., Result]:
+    """Call the program with these arguments, in this process."""
+    from screening.cli import app
+
+    def call(*arguments: object) -> Result:
+        return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+    return call

@@ -1,0 +1,292 @@
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.csv
+import pyarrow.parquet as pq
+import pytest
+from typer.testing import Result
+
+from prototypes import ATOMIC_NUMBERS, find_prototype
+from screening import campaign
+from screening.crystal import Crystal
+from screening.features import featurize_crystals
+from screening.folder import RunFolder
+from screening.model_library import load_model
+
+Program = Callable[..., Result]
+
+POOL = "Li,Na,K,Cs,Mg,Ca,O,F,Cl"
+
+
+@pytest.fixture
+def arguments(tiny_model: Path) -> list[str]:
+    """A campaign of 36 + 36 + 504 candidates in 10 shards, in this process."""
+    return [
+        "run", "--prototype", "B2", "--prototype", "L1_0", "--prototype", "perovskite",
+        "--elements", POOL, "--model", str(tiny_model), "--workers", "0", "--shard-size", "100",
+    ]  # fmt: skip
+
+
+def results(folder: Path) -> dict[str, bytes]:
+    names = ("ranking.parquet", "ranking.csv", "failures.parquet")
+    return {name: (folder / name).read_bytes() for name in names}
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Path:
+    from typer.testing import CliRunner
+
+    from screening.cli import app
+
+    folder = tmp_path_factory.mktemp("runs") / "undisturbed"
+    call = [
+        "run", "--prototype", "B2", "--prototype", "L1_0", "--prototype", "perovskite",
+        "--elements", POOL, "--model", str(tiny_model), "--workers", "0", "--shard-size", "100",
+        "--out", str(folder),
+    ]  # fmt: skip
+    assert CliRunner().invoke(app, call).exit_code == 0
+    return folder
+
+
+def test_every_candidate_is_ranked_once_by_the_models_own_numbers(
+    undisturbed: Path, tiny_model: Path
+) -> None:
+    frame = pq.read_table(undisturbed / "ranking.parquet").to_pandas()
+    assert frame["prototype"].value_counts().to_dict() == {"perovskite": 504, "B2": 36, "L1_0": 36}
+    assert len(frame.drop_duplicates(["prototype", "candidate"])) == 576
+    assert frame["rank"].to_list() == list(range(1, 577))
+    assert frame["formation_enthalpy_ev_per_atom"].is_monotonic_increasing
+    by_forest = frame.sort_values("rf_rank")["rf_formation_enthalpy_ev_per_atom"]
+    assert by_forest.is_monotonic_increasing
+    assert frame[frame["prototype"] != "perovskite"]["site_X"].isna().all()
+
+    model = load_model(tiny_model)
+    scorer = model.ensemble.scorer("cpu")
+    for _, row in frame.iloc[[0, 100, 575]].iterrows():
+        prototype = find_prototype(row["prototype"])
+        elements = [row[f"site_{role}"] for role in prototype.roles]
+        numbers = np.array([ATOMIC_NUMBERS[elements[i]] for i in prototype.site_roles])
+        crystal = Crystal("x", prototype.lattice, numbers, prototype.frac_coords)
+        assert crystal.formula == row["formula"]
+        features = featurize_crystals([crystal]).values.astype(np.float32)
+        prediction = scorer.predict(features)
+        assert row["formation_enthalpy_ev_per_atom"] == pytest.approx(prediction.mean[0], abs=0.02)
+        assert row["formation_enthalpy_std_ev_per_atom"] == pytest.approx(
+            prediction.std[0], abs=0.02
+        )
+        assert model.forest is not None
+        assert row["rf_formation_enthalpy_ev_per_atom"] == pytest.approx(
+            model.forest.predict(features)[0], abs=0.02
+        )
+
+
+def test_known_and_unseen_are_marked(undisturbed: Path) -> None:
+    frame = pq.read_table(undisturbed / "ranking.parquet").to_pandas()
+    assert set(frame[frame["known"]]["formula"]) == {"NaCl", "KMgF3"}
+    with_cs = (frame[["site_A", "site_B", "site_X"]] == "Cs").any(axis=1)
+    assert (frame["unseen_elements"] == "Cs").equals(with_cs)
+
+
+def test_csv_holds_what_parquet_holds(undisturbed: Path) -> None:
+    ranking = pq.read_table(undisturbed / "ranking.parquet")
+    read = pyarrow.csv.read_csv(
+        undisturbed / "ranking.csv",
+        convert_options=pyarrow.csv.ConvertOptions(
+            column_types=ranking.schema, strings_can_be_null=True
+        ),
+    )
+    assert read.equals(ranking)
+
+
+def test_manifest_says_how_the_numbers_were_made(undisturbed: Path, tiny_model: Path) -> None:
+    manifest = json.loads((undisturbed / "manifest.json").read_text())
+    assert manifest["counts"] == {"B2": 36, "L1_0": 36, "perovskite": 504, "total": 576}
+    assert manifest["rows"] == {"scored": 576, "failed": 0}
+    assert manifest["campaign"]["model"] == load_model(tiny_model).content_hash
+    assert manifest["model"]["seed"] == 0
+    assert manifest["devices"]
+    assert manifest["environment"]["packages"]["torch"]
+    for stage in ("enumerate", "featurize", "irnet", "forest", "write"):
+        assert manifest["stages"][stage]["candidates_per_worker_second"] > 0
+
+
+def test_the_resolved_campaign_runs_again_to_the_same_bytes(
+    undisturbed: Path, screening: Program, tmp_path: Path
+) -> None:
+    done = screening("run", undisturbed / "campaign.toml", "--out", tmp_path / "again")
+    assert done.exit_code == 0, done.output
+    assert results(tmp_path / "again") == results(undisturbed)
+
+
+def test_a_finished_campaign_computes_nothing_again(
+    undisturbed: Path, screening: Program, arguments: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = results(undisturbed)
+
+    def refuse(*_: object) -> None:
+        raise AssertionError("computed a finished shard")
+
+    monkeypatch.setattr(campaign, "screen_shard", refuse)
+    done = screening(*arguments, "--out", undisturbed)
+    assert done.exit_code == 0, done.output
+    assert "576 of 576 candidates are finished already" in done.stderr
+    assert results(undisturbed) == before
+
+
+def test_a_damaged_shard_is_computed_again(
+    screening: Program, arguments: list[str], tmp_path: Path, undisturbed: Path
+) -> None:
+    assert screening(*arguments, "--out", tmp_path / "a").exit_code == 0
+    shard = tmp_path / "a" / "shards" / "00003.parquet"
+    shard.write_bytes(shard.read_bytes()[:100])
+    assert screening(*arguments, "--out", tmp_path / "a").exit_code == 0
+    assert results(tmp_path / "a") == results(undisturbed)
+
+
+@pytest.mark.slow
+def test_dask_workers_give_what_this_process_gives(
+    screening: Program, arguments: list[str], tmp_path: Path, undisturbed: Path
+) -> None:
+    done = screening(*arguments, "--out", tmp_path / "a", "--workers", "2")
+    assert done.exit_code == 0, done.output
+    assert "dashboard: http://127.0.0.1:" in done.stderr
+    assert results(tmp_path / "a") == results(undisturbed)
+
+
+def start(arguments: list[str]) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "screening", *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=Path(campaign.__file__).parent.parent,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        start_new_session=True,
+    )
+
+
+def wait_for_shards(process: subprocess.Popen[str], folder: Path, count: int) -> None:
+    until = time.monotonic() + 120
+    while len(list(folder.glob("shards/*.json"))) < count:
+        if process.poll() is not None or time.monotonic() > until:
+            pytest.fail(f"ended before it could be stopped: {process.communicate()}")
+        time.sleep(0.002)
+
+
+def many_shards(arguments: list[str], folder: Path) -> list[str]:
+    """The same campaign in 92 shards, so that it can be stopped in the middle."""
+    return [*arguments[:-1], "10", "--out", str(folder)]
+
+
+@pytest.mark.slow
+def test_a_killed_campaign_goes_on_to_the_same_bytes(
+    screening: Program, arguments: list[str], tmp_path: Path
+) -> None:
+    call = many_shards(arguments, tmp_path / "killed")
+    process = start(call)
+    wait_for_shards(process, tmp_path / "killed", 5)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    folder = RunFolder.open(tmp_path / "killed")
+    assert 5 <= len(folder.read_receipts(folder.shards)) < len(folder.shards)
+    assert not folder.ranking_path.exists()
+
+    shown = screening("show", tmp_path / "killed", "--top", "3")
+    assert shown.exit_code == 0
+    assert "incomplete: ranks are among the" in shown.stderr
+    exported = screening("export", tmp_path / "killed", "--top", "1")
+    assert exported.exit_code == 0
+    assert Path(exported.stdout.strip()).is_file()
+
+    (tmp_path / "killed" / "export-cif").rename(tmp_path / "export-cif")
+    done = screening(*call)
+    assert done.exit_code == 0, done.output
+    assert "going on:" in done.stderr
+    assert screening(*many_shards(arguments, tmp_path / "whole")).exit_code == 0
+    assert results(tmp_path / "killed") == results(tmp_path / "whole")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [0, 1])
+def test_ctrl_c_keeps_finished_shards_and_says_how_to_go_on(
+    arguments: list[str], tmp_path: Path, workers: int
+) -> None:
+    call = [*many_shards(arguments, tmp_path / "a"), "--workers", str(workers)]
+    process = start(call)
+    wait_for_shards(process, tmp_path / "a", 3)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the driver and all its workers
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 130, stderr
+    assert "Traceback" not in stderr
+    assert "error: interrupted" in stderr
+    assert "run the same command again" in stderr
+    folder = RunFolder.open(tmp_path / "a")
+    assert len(folder.read_receipts(folder.shards)) >= 3
+
+
+def test_a_full_disk_keeps_finished_shards(
+    screening: Program,
+    arguments: list[str],
+    tmp_path: Path,
+    undisturbed: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    write, written = pq.write_table, []
+
+    def fill_up(table: Any, path: Path, **options: Any) -> None:
+        written.append(path)
+        if len(written) == 4:
+            with open("/dev/full", "wb") as full:  # opened here: pyarrow would remove a path
+                write(table, full, **options)
+        write(table, path, **options)
+
+    monkeypatch.setattr(pq, "write_table", fill_up)
+    done = screening(*arguments, "--out", tmp_path / "a")
+    assert done.exit_code == 5
+    assert "00003.parquet: the disk is full; free some space" in done.stderr
+    assert len(done.stderr.strip().splitlines()) <= 3
+    folder = RunFolder.open(tmp_path / "a")
+    assert len(folder.read_receipts(folder.shards)) == 3
+    assert not list(folder.path.glob("shards/.*"))
+    assert screening(*arguments, "--out", tmp_path / "a").exit_code == 0
+    assert results(tmp_path / "a") == results(undisturbed)
+
+
+def test_a_candidate_that_fails_is_a_row_with_its_reason(
+    screening: Program, arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    featurize = campaign.featurize_candidates
+
+    def spoil(featurizer: Any, numbers: Any, device: Any) -> Any:
+        features = featurize(featurizer, numbers, device)
+        features[(numbers == 55).any(axis=1).nonzero()[0], 7] = np.nan
+        return features
+
+    monkeypatch.setattr(campaign, "featurize_candidates", spoil)
+    done = screening(*arguments, "--out", tmp_path / "a")
+    assert done.exit_code == 0, done.output
+    ranking = pq.read_table(tmp_path / "a" / "ranking.parquet")
+    failures = pq.read_table(tmp_path / "a" / "failures.parquet").to_pandas()
+    assert len(ranking) + len(failures) == 576
+    assert len(failures) == 8 + 8 + 3 * 8 * 7
+    assert failures["formula"].str.contains("Cs").all()
+    assert failures["reason"].str.startswith("feature not finite").all()
+    assert "184 candidates could not be scored" in done.stderr
+
+
+def test_a_model_that_changed_under_a_campaign_is_refused(tiny_model: Path) -> None:
+    from screening.errors import ModelError
+    from screening.score import load_scorer
+
+    with pytest.raises(ModelError, match="changed"):
+        load_scorer(str(tiny_model), "0" * 64, "cpu", "auto")

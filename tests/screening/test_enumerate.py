@@ -1,0 +1,75 @@
+from __future__ import annotations
+
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from prototypes import PoolError, RoleError, UnknownPrototypeError
+from screening.enumerate import (
+    Candidates,
+    count_candidates,
+    enumerate_candidates,
+    open_spaces,
+    plan_shards,
+)
+from screening.errors import ConfigurationError
+
+
+def test_counts_are_those_of_the_paper() -> None:
+    spaces, _ = open_spaces(["B2", "L1_0", "perovskite"], ["all89"])
+    assert count_candidates(spaces) == {"B2": 3916, "L1_0": 3916, "perovskite": 681_384}
+
+
+@given(st.integers(1, 3000))
+def test_shards_cover_every_index_once(shard_size: int) -> None:
+    spaces, _ = open_spaces(["B2", "perovskite"], ["Li,Na,K,Rb,Mg,Ca,O,S,F,Cl"])
+    shards = plan_shards(spaces, shard_size)
+    assert [shard.number for shard in shards] == list(range(len(shards)))
+    for space in spaces:
+        own = [shard for shard in shards if shard.prototype == space.prototype.name]
+        assert own[0].start == 0
+        assert own[-1].stop == space.index_count
+        assert all(a.stop == b.start for a, b in pairwise(own))
+        assert all(0 < shard.stop - shard.start <= shard_size for shard in own)
+
+
+def test_shards_hold_every_candidate_once() -> None:
+    (space,), _ = open_spaces(["perovskite"], ["Li,Na,K,Rb,Mg,Ca", "X=O,S,F"])
+    parts = [enumerate_candidates(space, s.start, s.stop) for s in plan_shards([space], 7)]
+    assert sum(map(len, parts)) == space.count
+    assert len({tuple(row) for part in parts for row in part.numbers.tolist()}) == space.count
+
+
+def test_blocks_are_the_candidates_in_order() -> None:
+    candidates = Candidates(np.arange(10), np.arange(20, dtype=np.uint8).reshape(10, 2))
+    blocks = list(candidates.blocks(4))
+    assert [len(block) for block in blocks] == [4, 4, 2]
+    assert np.array_equal(np.concatenate([block.indices for block in blocks]), candidates.indices)
+    assert np.array_equal(np.concatenate([block.numbers for block in blocks]), candidates.numbers)
+
+
+@pytest.mark.parametrize(
+    ("names", "pools", "error", "complaint"),
+    [
+        (["perovskit"], ["default"], UnknownPrototypeError, "perovskite"),
+        (["B2", "CsCl"], ["default"], ConfigurationError, "given twice"),
+        (["B2"], ["Li,Xy"], PoolError, "Xy"),
+        (["B2"], ["Li,na"], PoolError, 'did you mean "Na"'),
+        (["B2"], ["Li"], PoolError, "different elements"),
+        (["B2"], ["X=O"], RoleError, "X"),
+        (["perovskite"], ["X="], PoolError, "without elements"),
+    ],
+)
+def test_impossible_campaigns_are_refused(
+    names: list[str], pools: list[str], error: type[Exception], complaint: str
+) -> None:
+    with pytest.raises(error, match=complaint):
+        open_spaces(names, pools)
+
+
+def test_roles_need_a_cif() -> None:
+    with pytest.raises(ConfigurationError, match="--roles Ca=A is for prototypes from CIFs"):
+        open_spaces(["B2"], ["default"], "Ca=A")
