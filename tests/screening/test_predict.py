@@ -1,0 +1,57 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from screening.columns import PREDICTIONS, check_table
+from screening.crystal import Crystal
+from screening.features import featurize_crystals
+from screening.model_library import load_model
+from screening.predict import predict_structures, show_predictions, write_predictions
+
+
+def salt(name: str, a: int, b: int) -> Crystal:
+    numbers = np.array([a, b], dtype=np.int64)
+    return Crystal(name, 4.1 * np.eye(3), numbers, np.array([[0.0, 0, 0], [0.5, 0.5, 0.5]]))
+
+
+def test_predictions_are_the_models_own(tiny_model: Path, tmp_path: Path) -> None:
+    model = load_model(tiny_model)
+    crystals = [salt("x", 11, 17), salt("heavy", 104, 17), salt("y", 55, 17), salt("z", 85, 19)]
+    table, failures = predict_structures(model, crystals, tmp_path / "w", device="cpu")
+    check_table(table, PREDICTIONS)
+    assert table["id"].to_pylist() == ["x", "y", "z"]
+    assert [failure.id for failure in failures] == ["heavy"]
+    values = featurize_crystals([crystals[0], crystals[2], crystals[3]]).values
+    prediction = model.ensemble.scorer().predict(values.astype(np.float32))
+    np.testing.assert_allclose(
+        table["formation_enthalpy_ev_per_atom"].to_numpy(), prediction.mean, atol=1e-6
+    )
+    np.testing.assert_allclose(
+        table["formation_enthalpy_std_ev_per_atom"].to_numpy(), prediction.std, atol=1e-6
+    )
+    assert model.forest is not None
+    np.testing.assert_allclose(
+        table["rf_formation_enthalpy_ev_per_atom"].to_numpy(),
+        model.forest.predict(values.astype(np.float32)),
+        atol=1e-6,
+    )
+    assert table["formula"].to_pylist() == ["NaCl", "CsCl", "KAt"]
+    assert table["known"].to_pylist() == [True, False, False]
+    assert table["unseen_elements"].to_pylist() == [None, "Cs", None]
+    assert table["imputed_elements"].to_pylist() == [None, None, "At"]
+    write_predictions(table, failures, tmp_path / "p.parquet")
+    assert (tmp_path / "p.failures.parquet").exists()
+    shown = show_predictions(table, 2)
+    assert shown["id"].tolist() == ["x", "y"]
+    assert shown["known"].tolist() == ["yes", ""]
+
+
+@pytest.mark.parametrize("count", [0, 1])
+def test_few_structures_are_a_table_too(tiny_model: Path, tmp_path: Path, count: int) -> None:
+    crystals = [salt("x", 11, 17)][:count]
+    table, _ = predict_structures(load_model(tiny_model), crystals, tmp_path, device="cpu")
+    check_table(table, PREDICTIONS)
+    assert table.num_rows == count
