@@ -101,7 +101,8 @@ def bootstrap(
         seed: Of the draws.
 
     Returns:
-        The metric on all rows and its interval; NaN ends with fewer than two rows.
+        The metric on all rows and its interval; NaN ends with fewer than two rows or
+        where no draw has a value.
     """
     p, t = _pair(predicted, true)
     value = metric(p, t)
@@ -110,7 +111,10 @@ def bootstrap(
     generator = np.random.default_rng(seed)
     drawn = generator.integers(0, len(p), size=(resamples, len(p)))
     values = np.array([metric(p[rows], t[rows]) for rows in drawn])
-    low, high = np.nanquantile(values, [(1 - level) / 2, (1 + level) / 2])
+    values = values[np.isfinite(values)]
+    if not len(values):
+        return Interval(value, float("nan"), float("nan"))
+    low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
     return Interval(value, float(low), float(high))
 
 

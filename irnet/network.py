@@ -158,10 +158,14 @@ def new_network(
     Returns:
         The network on the CPU, in training mode.
     """
-    network = Network(architecture, inputs, dropout)
+    with torch.device("meta"):  # torch's own start would draw from its global generator
+        network = Network(architecture, inputs, dropout)
+    network.to_empty(device="cpu")
     with torch.no_grad():
         for module in network.modules():
-            if isinstance(module, nn.Linear):
+            if isinstance(module, nn.BatchNorm1d):
+                module.reset_parameters()
+            elif isinstance(module, nn.Linear):
                 bound = module.in_features**-0.5
                 module.weight.uniform_(-bound, bound, generator=generator)
                 module.bias.uniform_(-bound, bound, generator=generator)

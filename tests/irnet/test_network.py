@@ -1,0 +1,121 @@
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from irnet import Architecture, Network, count_parameters
+from irnet.network import Dropout, new_network
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters"),
+    [
+        ("irnet-17", 5_812_577),
+        ("irnet-24", 6_166_113),
+        ("irnet-48", 11_783_697),
+        ("plain-17", 4_834_689),
+        ("plain-24", 5_187_697),
+        ("plain-48", 10_805_281),
+    ],
+)
+def test_parameter_counts_at_271_inputs(name: str, parameters: int) -> None:
+    # by hand for plain: per layer (inputs + 1) outputs + 2 outputs of batch norm, output layer
+    assert count_parameters(name, 271) == parameters
+    if name.startswith("plain"):
+        *hidden, (last, one) = Architecture.parse(name).main_path(271)
+        assert parameters == sum((a + 1) * b + 2 * b for a, b in hidden) + last + one
+
+
+@pytest.mark.parametrize("depth", [17, 24, 48])
+def test_srnet_and_irnet_of_equal_depth_share_their_main_path(depth: int) -> None:
+    def main_path(name: str) -> list[tuple[int, int]]:
+        network = Network(Architecture.parse(name), 271)
+        return [
+            (module.in_features, module.out_features)
+            for key, module in network.named_modules()
+            if isinstance(module, torch.nn.Linear) and "projection" not in key
+        ]
+
+    with torch.device("meta"):
+        paths = [main_path(f"{kind}-{depth}") for kind in ("irnet", "srnet", "plain")]
+    assert paths[0] == paths[1] == paths[2]
+    assert paths[0] == list(Architecture.parse(f"irnet-{depth}").main_path(271))
+
+
+def test_plain_networks_have_no_projections() -> None:
+    with torch.device("meta"):
+        names = [key for key, _ in Network(Architecture.parse("plain-17"), 271).named_parameters()]
+        others = [key for key, _ in Network(Architecture.parse("srnet-17"), 271).named_parameters()]
+    assert not any("projection" in key for key in names)
+    # one per change of width: 271 -> 1024 -> 512 -> 256 -> 128 -> 64 -> 32
+    assert sum(key.endswith("projection.weight") for key in others) == 6
+
+
+def numpy_forward(network: Network, x: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The paper's equations, written without torch: F(x) + x, or F(x) + W x + b."""
+    state = {key: value.double().numpy() for key, value in network.state_dict().items()}
+
+    def linear(name: str, h: NDArray[np.float64]) -> NDArray[np.float64]:
+        return h @ state[f"{name}.weight"].T + state[f"{name}.bias"]
+
+    def norm(name: str, h: NDArray[np.float64]) -> NDArray[np.float64]:
+        centred = h - state[f"{name}.running_mean"]
+        scaled = centred / np.sqrt(state[f"{name}.running_var"] + 1e-5)
+        return scaled * state[f"{name}.weight"] + state[f"{name}.bias"]
+
+    def shortcut(name: str, h: NDArray[np.float64]) -> NDArray[np.float64]:
+        return linear(f"{name}.projection", h) if f"{name}.projection.weight" in state else h
+
+    for number, block in enumerate(network.architecture.blocks):
+        before = x
+        for layer in range(block.count):
+            name = f"stages.{number}.layers.{layer}"
+            h = linear(f"{name}.linear", x)
+            if block.norm == "before":
+                h = norm(f"{name}.norm", h)
+            h = np.maximum(h, 0)
+            if block.norm == "after":
+                h = norm(f"{name}.norm", h)
+            x = h + shortcut(name, x) if block.shortcut == "layer" else h
+        if block.shortcut == "block":
+            x = x + shortcut(f"stages.{number}", before)
+    return linear("output", x)[:, 0]
+
+
+@pytest.mark.parametrize(
+    "text", ["9BARx3-5BARx2-1", "9BAx3R-9BAx2R-5BAx2R-1", "9BAx2-4Ax1-1", "9ABRx2-4ABx2R-1"]
+)
+def test_forward_equals_numpy(text: str) -> None:
+    network = new_network(Architecture.parse(text), 7, 0.0, generator())
+    x = torch.randn(64, 7, generator=generator(1))
+    for _ in range(3):
+        network(x * 2 + 1)  # moves the running statistics of batch norm away from 0 and 1
+    network.eval()
+    with torch.no_grad():
+        found = network(x).numpy()
+    np.testing.assert_allclose(found, numpy_forward(network, x.double().numpy()), atol=2e-5)
+
+
+def test_weights_come_from_the_generator_alone() -> None:
+    architecture = Architecture.parse("8BARx2-1")
+    first = new_network(architecture, 3, 0.0, generator(5))
+    torch.manual_seed(99)
+    again = new_network(architecture, 3, 0.0, generator(5))
+    other = new_network(architecture, 3, 0.0, generator(6))
+    assert torch.equal(first.output.weight, again.output.weight)
+    assert not torch.equal(first.output.weight, other.output.weight)
+    assert first.output.weight.abs().max() <= 8**-0.5
+
+
+def test_dropout_keeps_the_mean_and_rests_in_evaluation() -> None:
+    layer = Dropout(0.25)
+    layer.generator = generator()
+    x = torch.ones(200, 200)
+    dropped = layer(x)
+    assert abs(float((dropped == 0).double().mean()) - 0.25) < 0.01
+    assert abs(float(dropped.mean()) - 1.0) < 0.02
+    assert torch.equal(layer.eval()(x), x)

@@ -1,0 +1,59 @@
+from typing import Any
+
+import pytest
+
+from irnet import RECIPES, ArchitectureError, Recipe, RecipeError, find_recipe
+
+
+def test_paper_recipe_follows_section_4() -> None:
+    paper = find_recipe("paper")
+    assert (paper.optimizer, paper.learning_rate, paper.batch_size) == ("adam", 1e-4, 64)
+    assert (paper.patience, paper.schedule) == (200, "constant")
+    assert not paper.scale_inputs
+    assert not paper.scale_target
+
+
+def test_unknown_recipe_names_the_nearest() -> None:
+    with pytest.raises(RecipeError, match="unknown recipe 'papper'; did you mean \"paper\""):
+        find_recipe("papper")
+
+
+def test_unknown_field_names_the_nearest() -> None:
+    with pytest.raises(RecipeError, match="no field 'epoch'; did you mean \"epochs\""):
+        Recipe().with_changes(epoch=3)
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_json_and_back(name: str) -> None:
+    assert Recipe.from_json(RECIPES[name].to_json()) == RECIPES[name]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"optimizer": "sgd"},
+        {"schedule": "cosine"},
+        {"precision": "fp16"},
+        {"epochs": 0},
+        {"batch_size": 1},
+        {"learning_rate": 0.0},
+        {"weight_decay": -1.0},
+        {"gradient_clip": 0.0},
+        {"clip_sigma": -6.0},
+        {"validation_fraction": 1.0},
+        {"patience": 0},
+        {"dropout": 1.0},
+        {"optimizer": "adam", "weight_decay": 0.1},
+        {"clip_sigma": 6.0, "scale_inputs": False},
+    ],
+)
+def test_impossible_values_are_refused(changes: dict[str, Any]) -> None:
+    with pytest.raises(
+        RecipeError, match=list(changes)[-1] if len(changes) > 1 else next(iter(changes))
+    ):
+        Recipe().with_changes(**changes)
+
+
+def test_architecture_is_read_at_once() -> None:
+    with pytest.raises(ArchitectureError):
+        Recipe(architecture="irnet-171")
