@@ -164,6 +164,7 @@ def _replacement(path: Path) -> Iterator[Path]:
     temporary = path.with_name(f".{path.name}.part")
     try:
         yield temporary
+        temporary.chmod(0o644)  # safetensors leaves its files readable by their owner alone
         temporary.replace(path)
     except BaseException:
         temporary.unlink(missing_ok=True)
