@@ -10,8 +10,10 @@ import json
 import os
 import platform
 import shutil
+import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -60,7 +62,8 @@ from screening.structures import SYMBOLS
 
 if TYPE_CHECKING:
     from irnet import Ensemble, Forest, Recipe
-    from irnet.training import Progress
+    from irnet.ensemble import Member
+    from irnet.training import Map, MemberTask, Progress
 
 REQUEST_NAME = "training.json"
 WORK_NAME = "work"
@@ -91,7 +94,7 @@ class TrainingRequest:
         features: Feature table to join by id instead of featurizing, or None.
         engine: Which featurizer.
         device: Where the networks are trained.
-        jobs: Processes or threads of the forest.
+        jobs: Cores for the forest, and for networks side by side where they train on the CPU.
         name: The model's name; the folder's name if None.
         licence: Licence of the weights.
         sources: Where the data comes from.
@@ -348,31 +351,79 @@ def _train_ensemble(
     train: TrainingSet, request: TrainingRequest, checkpoints: Path, reporter: Reporter
 ) -> "Ensemble":
     from irnet import train_ensemble
+    from irnet.device import choose_device
 
     assert train.features is not None
 
+    on_cpu = choose_device(request.device).type == "cpu"
+    threads = min(request.jobs, request.members) if on_cpu else 1
+    done = dict.fromkeys(range(request.members), 0)
+    stop = threading.Event()
+
     def tell(progress: "Progress") -> None:
+        if stop.is_set():
+            raise _Stopped
+        # members begin in order: those that none of the threads is at were finished earlier
+        done.update(dict.fromkeys(range(progress.member + 1 - threads), progress.epochs))
+        done[progress.member] = progress.epoch
         if reporter.trained is not None:
             reporter.trained(
-                progress.member * progress.epochs + progress.epoch,
+                sum(done.values()),
                 progress.members * progress.epochs,
                 f"network {progress.member + 1}, epoch {progress.epoch}: validation MAE "
                 f"{progress.validation_mae:.4f} (best {progress.best_mae:.4f}) eV/atom",
             )
 
-    return train_ensemble(
-        train.features,
-        train.target,
-        FEATURES,
-        recipe=request.recipe,
-        members=request.members,
-        seed=request.seed,
-        checkpoint_dir=checkpoints,
-        device=request.device,
-        groups=train.formula_groups(),
-        progress=tell,
-        target_name=request.protocol.target,
-    )
+    with _members_in_threads(threads, stop) as run:
+        return train_ensemble(
+            train.features,
+            train.target,
+            FEATURES,
+            recipe=request.recipe,
+            members=request.members,
+            seed=request.seed,
+            checkpoint_dir=checkpoints,
+            device=request.device,
+            groups=train.formula_groups(),
+            progress=tell,
+            map=run,
+            target_name=request.protocol.target,
+        )
+
+
+class _Stopped(BaseException):
+    """Ends the training of a member because that of another ended in an error."""
+
+
+@contextmanager
+def _members_in_threads(threads: int, stop: threading.Event) -> Iterator["Map"]:
+    """A map that trains members side by side, with the cores divided between them.
+
+    Args:
+        threads: How many at a time.
+        stop: Set when one of them fails or Ctrl-C is pressed, for the others to see.
+    """
+    import torch
+
+    if threads == 1:
+        yield map
+        return
+    before = torch.get_num_threads()
+    torch.set_num_threads(max(1, before // threads))
+    pool = ThreadPoolExecutor(threads)
+
+    def run(function: "Callable[[MemberTask], Member]", tasks: "Sequence[MemberTask]") -> list[Any]:
+        try:
+            return list(pool.map(function, tasks))
+        except BaseException:
+            stop.set()
+            raise
+
+    try:
+        yield run
+    finally:
+        pool.shutdown(cancel_futures=True)
+        torch.set_num_threads(before)
 
 
 def _describe(

@@ -97,10 +97,12 @@ def test_a_forest_is_trained_and_described(request_: TrainingRequest) -> None:
     assert card.find_score("held_out", "random_forest") is not None
 
 
+@pytest.mark.parametrize("jobs", [1, 2])
 def test_a_killed_training_ends_as_an_undisturbed_one(
-    request_: TrainingRequest, tmp_path: Path
+    request_: TrainingRequest, tmp_path: Path, jobs: int
 ) -> None:
-    undisturbed = train_model(replace(request_, out=tmp_path / "other"))
+    request_ = replace(request_, jobs=jobs)
+    undisturbed = train_model(replace(request_, out=tmp_path / "other", jobs=1))
 
     def die(done: int, total: int, note: str) -> None:
         if done == 4:
@@ -113,7 +115,8 @@ def test_a_killed_training_ends_as_an_undisturbed_one(
     card = train_model(
         request_, reporter=Reporter(trained=lambda done, total, note: epochs.append(done))
     )
-    assert min(epochs) > 3
+    assert len(epochs) < 6
+    assert jobs == 2 or epochs[-1] == 6
     assert card.held_out == undisturbed.held_out
 
 
@@ -167,6 +170,7 @@ def test_unwritable_folders_are_an_output_error(request_: TrainingRequest) -> No
         train_model(request_)
 
 
+@pytest.mark.filterwarnings("ignore:No Pauling electronegativity")
 def test_structures_are_featurized_or_joined_to_features(
     request_: TrainingRequest, tmp_path: Path
 ) -> None:
