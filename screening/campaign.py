@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import platform
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -56,8 +56,16 @@ BLOCK: Final = 8_192
 class Observer(Protocol):
     """Watches a campaign; see `screening.terminal` for the one that draws progress."""
 
-    def begin(self, total: int, done: int) -> None:
-        """The campaign has `total` candidates, `done` of them finished by an earlier run."""
+    def begin(
+        self, counts: Mapping[str, int], pools: Mapping[str, tuple[int, ...]], done: int
+    ) -> None:
+        """The campaign has so many candidates, `done` of them finished by an earlier run.
+
+        Args:
+            counts: Candidates of each prototype.
+            pools: Atomic numbers that each role may take.
+            done: Candidates of finished shards.
+        """
 
     def watch_at(self, dashboard: str) -> None:
         """The Dask dashboard is at this address."""
@@ -123,6 +131,8 @@ def run_campaign(settings: CampaignSettings, observer: Observer) -> CampaignResu
     from screening.model_library import load_model
 
     started = time.perf_counter()
+    if settings.scheduler is None:
+        pick_device(settings.device)
     model = load_model(settings.model)
     spaces, pools = open_spaces(settings.prototype, settings.elements, settings.roles)
     shards = plan_shards(spaces, settings.shard_size)
@@ -144,9 +154,7 @@ def run_campaign(settings: CampaignSettings, observer: Observer) -> CampaignResu
     folder.write_manifest(manifest | {"sessions": earlier})
     folder.write_text("campaign.toml", resolve_settings(settings, pools, spaces))
 
-    observer.begin(
-        sum(space.count for space in spaces), sum(r.candidates for r in finished.values())
-    )
+    observer.begin(count_candidates(spaces), pools, sum(r.candidates for r in finished.values()))
     tasks = [
         _make_task(settings, space, shard, model)
         for space in spaces

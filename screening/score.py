@@ -92,7 +92,7 @@ def score_candidates(loaded: LoadedModel, features: torch.Tensor) -> Scores:
     if loaded.model.forest is None:
         forest = np.full(len(features), np.nan)
     else:
-        forest = loaded.model.forest.predict(features.cpu().numpy())
+        forest = loaded.model.forest.predict(features, workers=torch.get_num_threads())
     return Scores(
         mean=np.asarray(prediction.mean, dtype=np.float64),
         std=np.asarray(prediction.std, dtype=np.float64),

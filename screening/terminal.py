@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 SECONDS_BETWEEN_LINES: Final = 5.0
 """Time between two lines of progress where stderr is no terminal."""
 
+MOST_SYMBOLS: Final = 20
+"""Elements of a pool that are named."""
+
 WIDTH_OF_FILES: Final = 120
 """Width of tables that go into a file or a pipe."""
 
@@ -56,16 +59,20 @@ class CampaignProgress:
     def __exit__(self, *_: object) -> None:
         self._bar.stop()
 
-    def begin(self, total: int, done: int) -> None:
-        """Start with `done` of `total` candidates finished by earlier runs."""
-        self._total, self._done = total, done
+    def begin(
+        self, counts: Mapping[str, int], pools: Mapping[str, tuple[int, ...]], done: int
+    ) -> None:
+        """Say how many candidates there are, of what, and start with `done` of them finished."""
+        self._total, self._done = sum(counts.values()), done
         self._started = self._spoken = time.monotonic()
+        each = ", ".join(f"{name} {count:,}" for name, count in counts.items())
+        self._say(f"{self._total:,} candidates: {each}")
+        for line in describe_pools(pools):
+            self._say(line)
         if done:
-            self._say(f"going on: {done:,} of {total:,} candidates are finished already")
-        else:
-            self._say(f"{total:,} candidates")
+            self._say(f"going on: {done:,} of {self._total:,} candidates are finished already")
         self._bar.start()
-        self._row = self._bar.add_task("", total=total, completed=done, rate="-")
+        self._row = self._bar.add_task("", total=self._total, completed=done, rate="-")
 
     def watch_at(self, dashboard: str) -> None:
         """Say where the Dask dashboard is; time before the workers were there does not count."""
@@ -92,6 +99,33 @@ class CampaignProgress:
 
     def _say(self, sentence: str) -> None:
         self._console.print(sentence, highlight=False, soft_wrap=True, markup=False)
+
+
+def describe_pools(pools: Mapping[str, tuple[int, ...]]) -> list[str]:
+    """Say which elements each role may take; for the default pool, what it leaves out.
+
+    Args:
+        pools: Atomic numbers of each role.
+
+    Returns:
+        One line per pool.
+    """
+    from prototypes import DEFAULT_POOL, GROUPS, SYMBOLS
+
+    roles: dict[tuple[int, ...], list[str]] = {}
+    for role, pool in pools.items():
+        roles.setdefault(pool, []).append(role)
+    lines = []
+    for pool, names in roles.items():
+        symbols = [SYMBOLS[number - 1] for number in pool]
+        if pool == DEFAULT_POOL:
+            what = f"default pool, {GROUPS['default'][0]}"
+        elif len(symbols) > MOST_SYMBOLS:
+            what = f"{' '.join(symbols[:MOST_SYMBOLS])} ..."
+        else:
+            what = " ".join(symbols)
+        lines.append(f"elements on {', '.join(names)}: {len(pool)} ({what})")
+    return lines
 
 
 def open_stdout() -> Console:

@@ -19,6 +19,7 @@ KNOWN = ("KMgF3", "NaCl")
 def build_tiny_model(folder: Path) -> Path:
     """Train one-layer networks and a small forest on made-up energies of real candidates."""
     from irnet import Ensemble, Recipe, fit_forest, train_ensemble
+    from irnet.forest import ForestParameters
     from prototypes import ATOMIC_NUMBERS, CandidateSpace, element_pool, find_prototype
     from screening.features.geometry import measure_geometry
     from screening.features.prototype import PrototypeFeaturizer
@@ -52,7 +53,8 @@ def build_tiny_model(folder: Path) -> Path:
     )
     folder.mkdir(exist_ok=True)
     ensemble.save(folder / ENSEMBLE_NAME)
-    forest = fit_forest(features, energies, FEATURES, seed=0, n_jobs=1, search=False)
+    few = ForestParameters(n_estimators=10, max_depth=10)
+    forest = fit_forest(features, energies, FEATURES, search=False, parameters=few)
     forest.save(folder / FOREST_NAME)
     TrainingFormulas.of(KNOWN).save(folder / FORMULAS_NAME)
     write_card(

@@ -131,6 +131,21 @@ def test_a_cif_becomes_a_prototype_with_its_own_roles(
     assert len(exported.stdout.split()) == 2
 
 
+def test_a_gpu_that_is_not_there_is_named(
+    screening: Program, tmp_path: Path, tiny_model: Path
+) -> None:
+    import torch
+
+    if torch.cuda.is_available():
+        pytest.skip("torch sees a CUDA device")
+    done = screening(
+        "run", "-p", "B2", "-o", tmp_path / "out", "--model", tiny_model, "--device", "cuda"
+    )
+    assert done.exit_code == 2, done.output
+    assert "use --device cpu or auto" in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_truncated_model_is_refused(screening: Program, tmp_path: Path, tiny_model: Path) -> None:
     copy = shutil.copytree(tiny_model, tmp_path / "model")
     member = next((copy / "ensemble").glob("*.safetensors"))

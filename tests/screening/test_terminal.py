@@ -1,0 +1,67 @@
+from __future__ import annotations
+
+import io
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from rich.console import Console
+
+from prototypes import element_pool
+from screening.enumerate import Shard
+from screening.folder import Receipt
+from screening.terminal import CampaignProgress, describe_pools, draw_ranking, warn_of_bias
+
+ROW: dict[str, Any] = {
+    "rank": 1234, "formula": "NaCl", "prototype": "B2", "formation_enthalpy_ev_per_atom": -1.98765,
+    "formation_enthalpy_std_ev_per_atom": None, "rf_formation_enthalpy_ev_per_atom": None,
+    "rf_rank": None, "known": True, "unseen_elements": None,
+}  # fmt: skip
+
+
+def test_the_default_pool_says_what_it_leaves_out() -> None:
+    (line,) = describe_pools(dict.fromkeys("AB", element_pool("default")))
+    assert line.startswith("elements on A, B: 76 (default pool")
+    assert "noble gases, Tc, Pm and everything beyond Bi" in line
+
+
+def test_pools_are_named_by_role() -> None:
+    lines = describe_pools({"A": element_pool("all89"), "X": element_pool("O,S")})
+    assert lines[0].startswith("elements on A: 89 (H He Li")
+    assert lines[1] == "elements on X: 2 (O S)"
+
+
+def test_table_marks_known_and_unseen() -> None:
+    output = io.StringIO()
+    console = Console(width=120, file=output)
+    rows = [ROW, ROW | {"known": False, "unseen_elements": "Pa", "rf_rank": 7}]
+    console.print(draw_ranking(pa.Table.from_pylist(rows), "title"))
+    lines = [line for line in output.getvalue().splitlines() if "NaCl" in line]
+    assert "1,234" in lines[0]
+    assert "-1.988" in lines[0]
+    assert "known" in lines[0]
+    assert "known" not in lines[1]
+    assert "model never saw Pa" in lines[1]
+
+
+def test_warning_gives_the_measured_bias() -> None:
+    error = {"n": 77, "mae_ev_per_atom": 0.231, "bias_ev_per_atom": -0.121}
+    lines = warn_of_bias({"B2": error, "spinel": None})
+    assert "not stability" in lines[0]
+    assert "B2: against DFT on 77 such compounds" in lines[1]
+    assert "0.12 eV/atom too negative (too stable)" in lines[1]
+    assert "spinel" in lines[2]
+    assert "never measured" in lines[2]
+
+
+def test_progress_counts_only_what_this_run_computes(capsys: pytest.CaptureFixture[str]) -> None:
+    with CampaignProgress() as progress:
+        progress.begin({"B2": 100}, {"A": (3, 11)}, done=60)
+        progress.watch_at("http://127.0.0.1:8787/status")
+        progress._started -= 4.0
+        progress.advance(Receipt(Shard(0, "B2", 0, 40), 40, 0, {}, "", "cpu", "float32", "host"))
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == "100 candidates: B2 100"
+    assert lines[2] == "going on: 60 of 100 candidates are finished already"
+    assert lines[3] == "dashboard: http://127.0.0.1:8787/status"
+    assert lines[4] == "100 of 100 candidates, 10 candidates/s, 0 s left"
