@@ -76,7 +76,7 @@ def bundle_model(
             )
             small_forest.save(destination / FOREST_NAME, precision=LEAVES, prunable=False)
         shutil.copyfile(source / FORMULAS_NAME, destination / FORMULAS_NAME)
-    card = large.card
+    card = large.card.model_copy(update={"name": destination.resolve().name})
     if twin is not None:
         measured = read_card(twin)
         card = card.model_copy(

@@ -40,6 +40,7 @@ def test_a_small_model_predicts_nearly_the_same_and_says_how_nearly(
     cost = card.compression
     assert cost is not None
     assert cost.rows == 18
+    assert card.name == "small"
     assert cost.bytes_after < cost.bytes_before / 2
     large, small = load_model(trained), load_model(tmp_path / "small")
     assert small.card == card
