@@ -30,7 +30,7 @@ _ENSEMBLE = "an irnet ensemble"
 _FORMAT = 1
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Member:
     """One trained network with the scaling and the feature names that belong to it.
 
@@ -117,7 +117,7 @@ class Member:
         return member
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Ensemble:
     """Members that predict together.
 

@@ -57,7 +57,7 @@ class ForestParameters:
     max_depth: int = 25
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Forest:
     """A fitted forest.
 
@@ -315,6 +315,10 @@ class Forest:
             value=self.value.astype(np.float64),
         )
 
+    @cached_property
+    def _on_device(self) -> dict[torch.device, tuple[Tensor, ...]]:
+        return {}
+
     def _sum_prefixes(
         self, x: NDArray[np.float32], stops: Sequence[int] = ()
     ) -> list[NDArray[np.float64]]:
@@ -344,10 +348,10 @@ class Forest:
         if not bool(torch.isfinite(x).all()):
             self._check_finite(x.cpu().numpy())
         walk = self._walk
-        feature, threshold, children, value = (
-            torch.from_numpy(a).to(x.device)
-            for a in (walk.feature, walk.threshold, walk.children, walk.value)
-        )
+        if x.device not in self._on_device:
+            arrays = (walk.feature, walk.threshold, walk.children, walk.value)
+            self._on_device[x.device] = tuple(torch.from_numpy(a).to(x.device) for a in arrays)
+        feature, threshold, children, value = self._on_device[x.device]
         total = torch.zeros(len(x), dtype=torch.float64, device=x.device)
         for root, depth in zip(walk.roots.tolist(), walk.depth.tolist(), strict=True):
             node = torch.full((len(x),), root, dtype=torch.int64, device=x.device)
@@ -419,7 +423,7 @@ class Forest:
         )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _Shape:
     """What preorder and leaf marks say about all trees.
 
@@ -466,7 +470,7 @@ class _Shape:
         return result
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _Walk:
     """Arrays for going down the trees; a leaf's children are itself."""
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 _BLOCK_ROWS = {"cpu": 1024, "cuda": 16384}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Prediction:
     """Predictions of an ensemble, in the target's unit.
 
@@ -38,7 +38,7 @@ class Prediction:
     members: NDArray[np.float64]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _Affine:
     """Weights of a product x W^T + b: (outputs, inputs) or stacked (k, inputs, outputs)."""
 
@@ -51,7 +51,7 @@ class _Affine:
         return torch.baddbmm(self.bias, x, self.weight)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _Layer:
     """A folded layer; with a projection, its outputs stand behind the layer's own."""
 
@@ -71,7 +71,7 @@ class _Layer:
         return y.add_(x) if self.shortcut else y
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _Stage:
     layers: tuple[_Layer, ...]
     shortcut: bool
@@ -86,7 +86,7 @@ class _Stage:
         return y
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _Group:
     """Members that go through the arithmetic together."""
 

@@ -38,10 +38,18 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str
         path: Final path; its folder must exist.
         tensors: Tensors by name.
         header: JSON content; read back by `read_tensors`.
+
+    Raises:
+        ModelFileError: If the file cannot be written, because the disk is full for example.
     """
     content = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
     with _replacement(path) as temporary:
-        save_file(content, temporary, metadata={"header": json.dumps(header)})
+        try:
+            save_file(content, temporary, metadata={"header": json.dumps(header)})
+        except SafetensorError as error:
+            raise ModelFileError(
+                f"{path}: cannot be written ({error}); is the disk full?"
+            ) from error
 
 
 def read_tensors(path: Path, kind: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -65,9 +73,7 @@ def read_tensors(path: Path, kind: str) -> tuple[dict[str, Tensor], dict[str, An
             header = json.loads(metadata.get("header", "{}"))
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
     except (SafetensorError, ValueError) as error:
-        raise ModelFileError(
-            f"{path}: truncated or not a safetensors file ({error}); copy or train it again"
-        ) from error
+        raise ModelFileError(f"{path}: truncated or not a safetensors file ({error})") from error
     if not isinstance(header, dict) or header.get("kind") != kind:
         found = header.get("kind") if isinstance(header, dict) else None
         raise ModelFileError(f"{path}: holds {found or 'foreign tensors'}, expected {kind}")

@@ -72,7 +72,7 @@ class Map(Protocol):
         ...
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class MemberTask:
     """Everything that training one member needs.
 
@@ -521,7 +521,10 @@ class _Run:
         write_tensors(path, tensors, header)
 
     def restore(self, path: Path) -> None:
-        tensors, header = read_tensors(path, _CHECKPOINT)
+        try:
+            tensors, header = read_tensors(path, _CHECKPOINT)
+        except ModelFileError as error:
+            raise ModelFileError(f"{error}; delete it to start this member afresh") from error
         try:
             _check_identity(header["identity"], self.task, path)
             part: dict[str, dict[str, Tensor]] = {"network": {}, "best": {}, "optimizer": {}}

@@ -5,9 +5,10 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 
-from irnet import ModelFileError
+from irnet import ModelFileError, storage
 from irnet.storage import (
     compress,
     decompress,
@@ -98,6 +99,16 @@ def test_json(tmp_path: Path) -> None:
         read_json(path, "this")
     with pytest.raises(ModelFileError, match="no such file"):
         read_json(tmp_path / "b.json", "this")
+
+
+def test_a_full_disk_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise SafetensorError("I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr(storage, "save_file", fail)
+    with pytest.raises(ModelFileError, match=r"a\.safetensors: cannot be written .*No space"):
+        write_tensors(tmp_path / "a.safetensors", {}, {})
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
