@@ -355,20 +355,12 @@ def show_model(
 def bundle(
     source: Annotated[Path, typer.Argument(help="Model folder that screening train wrote.")],
     destination: Annotated[Path, typer.Argument(help="Folder to write the small model to.")],
-    measure_on: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="MODEL",
-            help="Training whose held-out rows the cost is measured on.",
-            show_default="SOURCE",
-        ),
-    ] = None,
     twin: Annotated[
         Path | None,
         typer.Option(
             metavar="MODEL",
-            help="Model of the same recipe whose held-out errors and evaluation go into the card, "
-            "because SOURCE was trained on everything.",
+            help="Small model of the same recipe whose errors go into the card, because SOURCE was "
+            "trained on everything.",
         ),
     ] = None,
     trees: Annotated[
@@ -385,7 +377,6 @@ def bundle(
     card = bundle_model(
         source,
         destination,
-        measure_on=measure_on or source,
         twin=twin,
         trees=trees,
         nodes=nodes,

@@ -2,12 +2,13 @@
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from screening.errors import ConfigurationError, ModelError, OutputError
-from screening.evaluation import predict_all
+from screening.evaluation import predict_all, score_predictions
 from screening.model_card import CARD_NAME, Card, Compression, read_card, write_card
 from screening.model_library import (
     ENSEMBLE_NAME,
@@ -27,7 +28,6 @@ def bundle_model(
     source: Path,
     destination: Path,
     *,
-    measure_on: Path,
     twin: Path | None = None,
     trees: int | None = None,
     nodes: int = 600_000,
@@ -37,15 +37,14 @@ def bundle_model(
 
     Weights become 8-bit integers with one scale per output channel; the forest loses the subtrees
     that save the least squared error on its training rows, and its leaves become 16-bit floats.
+    Every error in the card is then that of the small model on held-out rows. A model that was
+    trained on everything has none: it takes the errors of a twin, a small model of the same
+    recipe that was made in the same way from a training with held-out rows.
 
     Args:
         source: The model.
         destination: Folder of the small model.
-        measure_on: Training folder whose held-out rows the cost is measured on. If it is not the
-            source's own, the source may have been trained on them: the cost is then the difference
-            between two fits, which is what counts here.
-        twin: Model of the same recipe whose held-out errors and evaluation the card takes over,
-            where the source was trained on everything.
+        twin: Small model whose errors, evaluation and cost of compression the card takes over.
         trees: Trees of the forest to keep; all if None.
         nodes: Most nodes of the pruned forest.
         overwrite: Whether to replace a model at the destination.
@@ -54,19 +53,21 @@ def bundle_model(
         The card of the small model.
 
     Raises:
-        ModelError: The source or the twin is no finished model, or there are no held-out rows.
+        ModelError: The source is no finished model or has no held-out rows and no twin; or the
+            twin is not a small model.
         ConfigurationError: The destination is there already.
         OutputError: It cannot be written.
     """
-    rows = measure_on / HELD_OUT_NAME
-    if not rows.exists():
+    if twin is None and not (source / HELD_OUT_NAME).exists():
         raise ModelError(
-            f"{measure_on} has no held-out rows to measure the cost on. Give --measure-on a model "
-            "that was trained with --holdout."
+            f"{source} has no held-out rows to measure the cost on. Give --twin a small model of "
+            "the same recipe, bundled from a training with --holdout."
         )
     large = load_model(source)
+    measured = None if twin is None else read_card(twin)
+    if measured is not None and measured.compression is None:
+        raise ModelError(f"{twin} is not a small model. Bundle it first, then give it as --twin.")
     _clear(destination, overwrite)
-    features, target = load_rows(rows)
     with writing_to(destination):
         destination.mkdir(parents=True, exist_ok=True)
         large.ensemble.save(destination / ENSEMBLE_NAME, precision=WEIGHTS)
@@ -76,42 +77,45 @@ def bundle_model(
             )
             small_forest.save(destination / FOREST_NAME, precision=LEAVES, prunable=False)
         shutil.copyfile(source / FORMULAS_NAME, destination / FORMULAS_NAME)
-    card = large.card.model_copy(update={"name": destination.resolve().name})
-    if twin is not None:
-        measured = read_card(twin)
+    card = large.card.model_copy(
+        update={"name": destination.resolve().name, "held_out": (), "evaluation": None}
+    )
+    write_card(card, destination)
+    small = load_model(destination)
+    if measured is None:
+        card = card.model_copy(update=_measure(large, small))
+    else:
+        assert measured.compression is not None
+        errors = {field: getattr(measured.compression, field) for field in _ERRORS}
         card = card.model_copy(
             update={
                 "held_out": measured.held_out,
                 "evaluation": measured.evaluation,
+                "compression": Compression(**_describe(large, small), **errors),
                 "measured_on_twin": (
-                    f"a model of the same recipe trained on {measured.data.rows:,} structures, "
-                    f"without {measured.data.excluded_formulas:,} evaluated formulas and "
-                    f"{measured.data.held_out_rows:,} held-out structures"
+                    f"a small model of the same recipe, trained on {measured.data.rows:,} "
+                    f"structures, without {measured.data.excluded_formulas:,} evaluated formulas "
+                    f"and {measured.data.held_out_rows:,} held-out structures"
                 ),
             }
         )
     write_card(card, destination)
-    small = load_model(destination)
-    card = card.model_copy(
-        update={"compression": _measure(large, small, features, target, measure_on.name)}
-    )
-    write_card(card, destination)
     return card
 
 
-def _measure(
-    large: ScreeningModel,
-    small: ScreeningModel,
-    features: NDArray[np.float32],
-    target: NDArray[np.float64],
-    measured_on: str,
-) -> Compression:
-    before = predict_all(large.ensemble, large.forest, features)
-    after = predict_all(small.ensemble, small.forest, features)
+_ERRORS = (
+    "rows",
+    "measured_on",
+    "irnet_mae_before",
+    "irnet_mae_after",
+    "random_forest_mae_before",
+    "random_forest_mae_after",
+    "largest_irnet_change",
+)
 
-    def mae(values: NDArray[np.float64]) -> float:
-        return float(np.abs(values - target).mean())
 
+def _describe(large: ScreeningModel, small: ScreeningModel) -> dict[str, Any]:
+    """Return what was stored how, and the sizes."""
     forest = None
     if large.forest is not None and small.forest is not None:
         forest = {
@@ -120,19 +124,37 @@ def _measure(
             "trees": small.forest.trees,
             "leaves": LEAVES,
         }
-    return Compression(
-        weights=f"{WEIGHTS} per output channel",
-        forest=forest,
-        rows=len(target),
-        measured_on=f"held-out rows of {measured_on}",
-        irnet_mae_before=mae(before["irnet"]),
-        irnet_mae_after=mae(after["irnet"]),
-        random_forest_mae_before=mae(before["random_forest"]) if forest else None,
-        random_forest_mae_after=mae(after["random_forest"]) if forest else None,
-        largest_irnet_change=float(np.abs(after["irnet"] - before["irnet"]).max()),
-        bytes_before=sum(path.stat().st_size for path in model_files(large.path)),
-        bytes_after=sum(path.stat().st_size for path in model_files(small.path)),
-    )
+    return {
+        "weights": f"{WEIGHTS} per output channel",
+        "forest": forest,
+        "bytes_before": sum(path.stat().st_size for path in model_files(large.path)),
+        "bytes_after": sum(path.stat().st_size for path in model_files(small.path)),
+    }
+
+
+def _measure(large: ScreeningModel, small: ScreeningModel) -> dict[str, Any]:
+    """Return the fields of the card that held-out rows decide."""
+    features, target = load_rows(large.path / HELD_OUT_NAME)
+    before = predict_all(large.ensemble, large.forest, features)
+    after = predict_all(small.ensemble, small.forest, features)
+
+    def mae(values: NDArray[np.float64]) -> float:
+        return float(np.abs(values - target).mean())
+
+    forest = large.forest is not None and small.forest is not None
+    return {
+        "held_out": tuple(score_predictions(after, target, group="held_out")),
+        "compression": Compression(
+            **_describe(large, small),
+            rows=len(target),
+            measured_on=f"held-out rows of {large.card.name}",
+            irnet_mae_before=mae(before["irnet"]),
+            irnet_mae_after=mae(after["irnet"]),
+            random_forest_mae_before=mae(before["random_forest"]) if forest else None,
+            random_forest_mae_after=mae(after["random_forest"]) if forest else None,
+            largest_irnet_change=float(np.abs(after["irnet"] - before["irnet"]).max()),
+        ),
+    }
 
 
 def _clear(destination: Path, overwrite: bool) -> None:

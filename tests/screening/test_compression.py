@@ -36,7 +36,7 @@ def trained(tiny_model: Path, tmp_path: Path) -> Path:
 def test_a_small_model_predicts_nearly_the_same_and_says_how_nearly(
     trained: Path, tmp_path: Path
 ) -> None:
-    card = bundle_model(trained, tmp_path / "small", measure_on=trained, nodes=800)
+    card = bundle_model(trained, tmp_path / "small", nodes=800)
     cost = card.compression
     assert cost is not None
     assert cost.rows == 18
@@ -60,9 +60,16 @@ def test_a_twins_errors_are_taken_over_and_called_so(trained: Path, tmp_path: Pa
     write_card(read_card(final).model_copy(update={"held_out": ()}), final)
     (final / HELD_OUT_NAME).unlink()
     with pytest.raises(ModelError, match="no held-out rows"):
-        bundle_model(final, tmp_path / "small", measure_on=final)
-    card = bundle_model(final, tmp_path / "small", measure_on=trained, twin=trained, trees=5)
-    assert card.held_out == read_card(trained).held_out
+        bundle_model(final, tmp_path / "small")
+    with pytest.raises(ModelError, match="not a small model"):
+        bundle_model(final, tmp_path / "small", twin=trained)
+    measured = bundle_model(trained, tmp_path / "twin", trees=5)
+    card = bundle_model(final, tmp_path / "small", twin=tmp_path / "twin", trees=5)
+    assert card.held_out == measured.held_out != read_card(trained).held_out
+    assert card.compression is not None
+    assert measured.compression is not None
+    assert card.compression.irnet_mae_after == measured.compression.irnet_mae_after
+    assert card.compression.bytes_after > 0
     assert "same recipe" in str(card.measured_on_twin)
     forest = load_model(tmp_path / "small").forest
     assert forest is not None
@@ -73,11 +80,11 @@ def test_destinations_are_replaced_only_when_asked_and_only_models(
     trained: Path, tmp_path: Path
 ) -> None:
     small = tmp_path / "small"
-    bundle_model(trained, small, measure_on=trained)
+    bundle_model(trained, small)
     with pytest.raises(ConfigurationError, match="--overwrite"):
-        bundle_model(trained, small, measure_on=trained)
-    bundle_model(trained, small, measure_on=trained, nodes=700, overwrite=True)
+        bundle_model(trained, small)
+    bundle_model(trained, small, nodes=700, overwrite=True)
     (small / "notes.txt").write_text("mine")
     with pytest.raises(ConfigurationError, match=r"notes\.txt"):
-        bundle_model(trained, small, measure_on=trained, overwrite=True)
+        bundle_model(trained, small, overwrite=True)
     assert (small / FOREST_NAME).exists()
