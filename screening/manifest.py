@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 import subprocess
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from importlib.metadata import PackageNotFoundError, version
@@ -55,7 +56,11 @@ def resolve_settings(
     spaces: Sequence[CandidateSpace],
 ) -> str:
     """Return the settings as TOML with named pools written out."""
-    elements = tuple(f"{role}={','.join(_name_pool(pool))}" for role, pool in pools.items())
+    common = Counter(pools.values()).most_common(1)[0][0]
+    elements = (
+        ",".join(_name_pool(common)),
+        *(f"{r}={','.join(_name_pool(pool))}" for r, pool in pools.items() if pool != common),
+    )
     counts = ", ".join(f"{name} {count:,}" for name, count in count_candidates(spaces).items())
     return write_settings(
         settings.model_copy(update={"elements": elements}),

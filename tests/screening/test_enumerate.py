@@ -4,7 +4,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from prototypes import PoolError, RoleError, UnknownPrototypeError
@@ -23,6 +23,7 @@ def test_counts_are_those_of_the_paper() -> None:
     assert count_candidates(spaces) == {"B2": 3916, "L1_0": 3916, "perovskite": 681_384}
 
 
+@settings(deadline=None)
 @given(st.integers(1, 3000))
 def test_shards_cover_every_index_once(shard_size: int) -> None:
     spaces, _ = open_spaces(["B2", "perovskite"], ["Li,Na,K,Rb,Mg,Ca,O,S,F,Cl"])

@@ -37,7 +37,9 @@ def make_shard(rows: list[dict[str, Any]]) -> pa.Table:
 energies = st.sampled_from([-1.0, -0.5, 0.0, 0.5])
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=40)
+@settings(
+    suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=40, deadline=None
+)
 @given(
     drawn=st.lists(
         st.tuples(st.sampled_from(["b", "a"]), st.integers(0, 99), energies, energies),

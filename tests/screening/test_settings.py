@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import hypothesis
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -60,6 +61,7 @@ def test_a_flag_for_workers_replaces_the_scheduler_of_the_file(tmp_path: Path) -
     assert settings.workers == 0
 
 
+@hypothesis.settings(deadline=None)
 @given(
     st.builds(
         CampaignSettings,
