@@ -14,6 +14,9 @@ from screening.features.crystals import check_elements
 from screening.features.elements import element_table
 from screening.features.schema import FEATURES, UNUSED_MATMINER_FEATURES
 from screening.features.table import Failure, FeatureTable, FeaturizationError
+from screening.features.tessellation import silence_voro, tessellate
+
+_SEARCH_RADIUS = 12.5  # Å, a little less than the 13 Å in which matminer looks for neighbours
 
 
 @cache
@@ -57,8 +60,11 @@ def _featurizers() -> tuple[tuple[Any, ...], tuple[Any, ...], list[int]]:
 def featurize_crystals_matminer(crystals: Sequence[Crystal]) -> FeatureTable:
     """Compute the 271 columns with matminer.
 
-    Sites are wrapped into the unit cell and strongly skewed cells are reduced (LLL) first:
-    without this matminer finds no neighbours or takes hours. Neither changes the crystal.
+    Sites are wrapped into the unit cell and strongly skewed cells are reduced (LLL) first: without
+    this matminer finds no neighbours or takes hours. Neither changes the crystal. Crystals so
+    dilute that Voronoi neighbours lie beyond matminer's search radius of 13 Å, such as mp-1096688
+    (Ba2LiTl, 505 Å^3 per atom), are shrunk uniformly, which changes no column: matminer would
+    otherwise return columns of truncated cells without a word.
 
     Args:
         crystals: Any ordered crystals.
@@ -72,6 +78,10 @@ def featurize_crystals_matminer(crystals: Sequence[Crystal]) -> FeatureTable:
         try:
             check_elements(crystal)
             pmg = crystal.to_structure()
+            with silence_voro():
+                farthest = float(tessellate(crystal).distance.max())
+            if farthest > _SEARCH_RADIUS:
+                pmg.scale_lattice(pmg.volume * (_SEARCH_RADIUS / farthest) ** 3)
             if max(abs(np.cos(np.radians(pmg.lattice.angles)))) > 0.51:
                 pmg = pmg.get_reduced_structure("LLL")
             for site in pmg:
