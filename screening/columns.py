@@ -235,7 +235,6 @@ FEATURE_TABLE: Final = TableKind(
     "The 271 columns of structures, under matminer's labels (`screening featurize`).",
     (
         ID,
-        Column(IMPUTED.name, IMPUTED.dtype, "", IMPUTED.sentence, nullable=True, required=False),
         Column(
             "*",
             "double",
@@ -244,6 +243,12 @@ FEATURE_TABLE: Final = TableKind(
             "`screening.features.schema.FEATURES`.",
         ),
     ),
+)
+
+IMPUTED_STRUCTURES: Final = TableKind(
+    "imputed structures",
+    "Rows of a table of features that rest on filled properties (beside the table).",
+    (ID, Column(IMPUTED.name, IMPUTED.dtype, "", IMPUTED.sentence)),
 )
 
 PREDICTIONS: Final = TableKind(
@@ -267,6 +272,7 @@ TABLES: Final = (
     SHARD,
     PREDICTIONS,
     FEATURE_TABLE,
+    IMPUTED_STRUCTURES,
     FAILED_STRUCTURES,
 )
 

@@ -368,7 +368,7 @@ def bundle(
     ] = None,
     nodes: Annotated[
         int, typer.Option(min=1, help="Nodes that the pruned forest may have.")
-    ] = 600_000,
+    ] = 2_100_000,
     overwrite: Annotated[bool, typer.Option(help="Replace the destination.")] = False,
 ) -> None:
     """Make a model small: 8-bit weights and a pruned forest, with the cost in error measured."""

@@ -30,7 +30,7 @@ def bundle_model(
     *,
     twin: Path | None = None,
     trees: int | None = None,
-    nodes: int = 600_000,
+    nodes: int = 2_100_000,
     overwrite: bool = False,
 ) -> Card:
     """Write a small copy of a model, with the cost in error measured and put into its card.

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from prototypes import reduced_formula
+
 if TYPE_CHECKING:
     from pymatgen.core import Structure
 
@@ -49,13 +51,8 @@ class Crystal:
     @cached_property
     def formula(self) -> str:
         """Reduced formula, as pymatgen writes it."""
-        from pymatgen.core import Composition, Element
-
-        numbers, counts = np.unique(self.numbers, return_counts=True)
-        amounts = {
-            Element.from_Z(int(z)).symbol: int(n) for z, n in zip(numbers, counts, strict=True)
-        }
-        return str(Composition(amounts).reduced_formula)
+        numbers, amounts = np.unique(self.numbers, return_counts=True)
+        return reduced_formula(numbers.tolist(), amounts.tolist())
 
     def to_structure(self) -> Structure:
         """Return the crystal as a pymatgen Structure."""

@@ -82,25 +82,22 @@ class CampaignInterrupted(ScreeningError, KeyboardInterrupt):
     exit_code = ExitCode.INTERRUPTED
 
 
-_PACKAGE_EXIT_CODES = {"irnet": ExitCode.MODEL, "prototypes": ExitCode.CONFIGURATION}
-
-
 def exit_code_of(error: BaseException) -> ExitCode | None:
-    """Return the exit code for an error that was raised on purpose, None for an unforeseen one.
+    """Return the exit code for an error that was raised on purpose, None for an unforeseen one."""
+    from irnet.errors import ArchitectureError, DataError, DeviceError, IRNetError, RecipeError
+    from prototypes.errors import PrototypeError, StructureFileError
 
-    An error of `prototypes` is a configuration error unless it names its own `exit_code` or comes
-    from reading a structure file; an error of `irnet` is a model error.
-    """
     if isinstance(error, ScreeningError):
         return error.exit_code
-    if isinstance(error, KeyboardInterrupt):
-        return ExitCode.INTERRUPTED
-    for kind in type(error).__mro__:
-        if kind.__name__ in ("StructureFileError", "PrototypeFileError"):
-            return ExitCode.INPUT_DATA
-        package = kind.__module__.partition(".")[0]
-        if kind.__name__ in ("PrototypeError", "IRNetError") and package in _PACKAGE_EXIT_CODES:
-            return _PACKAGE_EXIT_CODES[package]
+    for kinds, code in (
+        (KeyboardInterrupt, ExitCode.INTERRUPTED),
+        ((ArchitectureError, DeviceError, RecipeError), ExitCode.CONFIGURATION),
+        ((DataError, StructureFileError), ExitCode.INPUT_DATA),
+        (IRNetError, ExitCode.MODEL),
+        (PrototypeError, ExitCode.CONFIGURATION),
+    ):
+        if isinstance(error, kinds):
+            return code
     return None
 
 

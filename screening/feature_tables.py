@@ -19,7 +19,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from screening.columns import FAILED_STRUCTURES, write_table, written_atomically
+from screening.columns import (
+    FAILED_STRUCTURES,
+    FEATURE_TABLE,
+    IMPUTED_STRUCTURES,
+    write_table,
+    written_atomically,
+)
 from screening.crystal import Crystal
 from screening.errors import InputDataError, OutputError, suggest
 from screening.features.schema import FEATURES
@@ -239,10 +245,8 @@ def write_features(features: Features, path: Path, failures: Sequence[Failure] =
         }
     )
     write_failures([*failures, *features.failures], path)
-    with written_atomically(beside(path, "imputed")) as temporary:
-        pq.write_table(imputed, temporary, compression="zstd")
-    with written_atomically(path) as temporary:
-        pq.write_table(pa.table(columns), temporary, compression="zstd")
+    write_table(imputed, beside(path, "imputed"), IMPUTED_STRUCTURES)
+    write_table(pa.table(columns), path, FEATURE_TABLE)
 
 
 def write_failures(failures: Sequence[Failure], path: Path) -> Path:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from irnet.errors import FeatureMismatchError
+from irnet.errors import DataError, FeatureMismatchError, RecipeError
 from prototypes import PoolError, StructureFileError
 from screening.errors import (
     CampaignInterrupted,
@@ -31,6 +31,8 @@ from screening.errors import (
         (StructureFileError("x"), 3),
         (ModelError("x"), 4),
         (FeatureMismatchError("x"), 4),
+        (RecipeError("x"), 2),
+        (DataError("x"), 3),
         (OutputError("x"), 5),
         (CampaignInterrupted("x"), 130),
         (KeyboardInterrupt(), 130),
