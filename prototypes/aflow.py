@@ -1,42 +1,27 @@
-"""The AFLOW prototypes that pymatgen ships: the 288 entries of part 1 of the library."""
+"""The AFLOW prototypes that pymatgen ships: the 288 entries of part 1 of the library.
 
-import re
-from collections import Counter
+What they are called and made of stands in ``data/aflow.json``, so that finding and listing them
+needs no pymatgen; only the geometry of the one that is chosen comes from it.
+"""
+
+import json
 from dataclasses import dataclass
 from functools import cache
-from math import gcd
-from typing import Any
-from unicodedata import normalize
+from importlib.resources import files
 
 from prototypes.elements import ATOMIC_NUMBERS
-from prototypes.errors import ElementPrototypeError
+from prototypes.errors import ElementPrototypeError, UnknownPrototypeError
 from prototypes.formulas import reduced_formula
 from prototypes.prototype import Prototype
-from prototypes.records import PrototypeRecord, normalise_name, role_formula
-from prototypes.roles import assign_roles
+from prototypes.records import PrototypeRecord, normalise_name
 
 LIBRARY_CITATION = "M. J. Mehl et al., Comput. Mater. Sci. 136, S1 (2017)"
 """Citation of the AFLOW Library of Crystallographic Prototypes, part 1."""
 
-_ACCENTS = {
-    '"': "\u0308",
-    "'": "\u0301",
-    "`": "\u0300",
-    "^": "\u0302",
-    "~": "\u0303",
-    "=": "\u0304",
-    ".": "\u0307",
-    "u": "\u0306",
-    "v": "\u030c",
-    "H": "\u030b",
-    "c": "\u0327",
-}
-_LETTERS = {"aa": "å", "AA": "Å", "o": "ø", "O": "Ø", "ae": "æ", "ss": "ß", "l": "ł", "i": "i"}
-
 
 @dataclass(frozen=True)
 class AflowEntry:
-    """One entry of the library, before it becomes a prototype.
+    """One entry of the library, as the index describes it.
 
     Attributes:
         name: The AFLOW label, followed by ``:`` and the reference compound where several entries
@@ -45,10 +30,11 @@ class AflowEntry:
         strukturbericht: Strukturbericht symbol, if there is one.
         mineral: Mineral name, if there is one.
         compound: Formula of the reference compound.
+        formula: Stoichiometry in roles, such as "ABX3".
+        roles: Role names with the element of the reference compound, by ``assign_roles``.
+        sites: Sites of the cell.
+        is_element: Whether the reference compound is an element.
         citation: Where its geometry was published.
-        lattice: Cell vectors in Å.
-        frac_coords: Fractional coordinates of the sites.
-        symbols: Element of each site in the reference compound.
     """
 
     name: str
@@ -56,15 +42,11 @@ class AflowEntry:
     strukturbericht: str | None
     mineral: str | None
     compound: str
+    formula: str
+    roles: tuple[tuple[str, str], ...]
+    sites: int
+    is_element: bool
     citation: str
-    lattice: tuple[tuple[float, ...], ...]
-    frac_coords: tuple[tuple[float, ...], ...]
-    symbols: tuple[str, ...]
-
-    @property
-    def is_element(self) -> bool:
-        """Whether the reference compound is an element."""
-        return len(set(self.symbols)) == 1
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -89,24 +71,25 @@ class AflowEntry:
         )
 
     def prototype(self) -> Prototype:
-        """Make the prototype, with roles assigned by ``assign_roles``.
+        """Make the prototype; loads pymatgen (seconds) at the first call.
 
         Raises:
             ElementPrototypeError: If the entry is an element.
+            UnknownPrototypeError: If the installed pymatgen does not ship the entry.
         """
         if self.is_element:
             raise ElementPrototypeError(
                 f"{self.title} is the structure of an element: there is nothing to substitute and "
                 "its formation enthalpy is zero; choose a prototype of two or more elements"
             )
-        reference = assign_roles(set(self.symbols))
-        role_of = {symbol: role for role, symbol in reference.items()}
+        lattice, frac_coords, symbols = _read_geometry(self)
+        role_of = {symbol: role for role, symbol in self.roles}
         return Prototype.from_sites(
             self.name,
-            self.lattice,
-            self.frac_coords,
-            [role_of[symbol] for symbol in self.symbols],
-            reference,
+            lattice,
+            frac_coords,
+            [role_of[symbol] for symbol in symbols],
+            dict(self.roles),
             source=self.source,
             aflow_label=self.label,
             strukturbericht=self.strukturbericht,
@@ -115,53 +98,28 @@ class AflowEntry:
 
     def record(self) -> PrototypeRecord:
         """Return the entry's line in the list of prototypes."""
-        reference = assign_roles(set(self.symbols))
-        amounts = Counter(self.symbols)
-        divisor = gcd(*amounts.values())
         return PrototypeRecord(
             name=self.name,
-            formula=role_formula({r: amounts[s] // divisor for r, s in reference.items()}),
-            roles=tuple(reference.items()),
+            formula=self.formula,
+            roles=self.roles,
             aflow_label=self.label,
             strukturbericht=self.strukturbericht,
             mineral=self.mineral,
             source=self.source,
             exact=False,
-            sites=len(self.symbols),
+            sites=self.sites,
             is_element=self.is_element,
         )
 
 
 @cache
 def entries() -> tuple[AflowEntry, ...]:
-    """Return all entries in order of label; loads pymatgen (seconds) at the first call."""
-    from pymatgen.analysis.prototypes import AFLOW_PROTOTYPE_LIBRARY
-
-    library: list[dict[str, Any]] = list(AFLOW_PROTOTYPE_LIBRARY)
-    labels = Counter(item["tags"]["aflow"] for item in library)
-    made = []
-    for item in library:
-        tags, structure = item["tags"], item["snl"].structure
-        symbols = tuple(site.specie.symbol for site in structure)
-        counts = Counter(symbols)
-        compound = reduced_formula(
-            [ATOMIC_NUMBERS[symbol] for symbol in counts], list(counts.values())
-        )
-        label = tags["aflow"]
-        made.append(
-            AflowEntry(
-                name=label if labels[label] == 1 else f"{label}:{compound}",
-                label=label,
-                strukturbericht=_cleaned(tags["strukturbericht"]),
-                mineral=_cleaned(tags["mineral"]),
-                compound=compound,
-                citation=_citation(item["snl"].references),
-                lattice=tuple(tuple(map(float, row)) for row in structure.lattice.matrix),
-                frac_coords=tuple(tuple(map(float, row)) for row in structure.frac_coords),
-                symbols=symbols,
-            )
-        )
-    return tuple(sorted(made, key=lambda entry: entry.name))
+    """Return all entries in order of their names, from ``data/aflow.json``."""
+    text = files("prototypes").joinpath("data", "aflow.json").read_text(encoding="utf-8")
+    return tuple(
+        AflowEntry(**{**entry, "roles": tuple(entry["roles"].items())})
+        for entry in json.loads(text)["entries"]
+    )
 
 
 def matching_entries(name: str) -> tuple[AflowEntry, ...]:
@@ -179,36 +137,21 @@ def matching_entries(name: str) -> tuple[AflowEntry, ...]:
     )
 
 
-def _cleaned(tag: str) -> str | None:
-    text = tag.replace("\\'", "'").strip().strip('"').strip()
-    return None if text in ("", "None") else text
+def _read_geometry(
+    entry: AflowEntry,
+) -> tuple[list[list[float]], list[list[float]], list[str]]:
+    """Return lattice (Å), fractional coordinates and elements that pymatgen has for an entry."""
+    from pymatgen.analysis.prototypes import AFLOW_PROTOTYPE_LIBRARY
 
-
-def _citation(bibtex: str) -> str:
-    """Shorten the first BibTeX entry to authors, journal, volume, page and year."""
-
-    def field(key: str) -> str:
-        found = re.search(rf"\b{key}\s*=\s*[\"{{]\s*(.*?)\s*[\"}}],?\s*\n", bibtex)
-        return _without_latex(found.group(1)).strip() if found else ""
-
-    authors = field("author").split(" and ")
-    who = authors[0] + (" et al." if len(authors) > 2 else "")
-    if len(authors) == 2:
-        who = " and ".join(authors)
-    where = " ".join(part for part in (field("journal"), field("volume")) if part)
-    page = field("page_first")
-    year = field("year")
-    where = where + (f", {page}" if page else "") + (f" ({year})" if year else "")
-    return ", ".join(part for part in (who, where) if part) or "no reference given"
-
-
-def _without_latex(text: str) -> str:
-    """Write accented letters of BibTeX as Unicode and drop its braces."""
-    for command, letter in _LETTERS.items():
-        text = re.sub(rf"\\{command}\s?", letter, text)
-    text = re.sub(
-        r"\\([\"'`^~=.uvHc])\s*\{?([a-zA-Z])\}?",
-        lambda found: normalize("NFC", found.group(2) + _ACCENTS[found.group(1)]),
-        text,
+    for item in AFLOW_PROTOTYPE_LIBRARY:
+        if item["tags"]["aflow"] != entry.label:
+            continue
+        structure = item["snl"].structure
+        symbols = [site.specie.symbol for site in structure]
+        numbers = [ATOMIC_NUMBERS[symbol] for symbol in symbols]
+        if reduced_formula(numbers, [1] * len(numbers)) == entry.compound:
+            return structure.lattice.matrix.tolist(), structure.frac_coords.tolist(), symbols
+    raise UnknownPrototypeError(
+        f"the installed pymatgen does not ship {entry.title}; try another "
+        "version of pymatgen, or give the structure as a CIF"
     )
-    return text.replace("{", "").replace("}", "")

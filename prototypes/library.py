@@ -78,7 +78,7 @@ def list_prototypes(aflow: bool = True) -> list[PrototypeRecord]:
     """List the prototypes that have a name.
 
     Args:
-        aflow: Whether to list the AFLOW entries too, which loads pymatgen (seconds).
+        aflow: Whether to list the AFLOW entries too.
 
     Returns:
         The built-in ones, then the AFLOW entries by label. Those of a single element are listed

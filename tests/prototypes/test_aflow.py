@@ -1,10 +1,73 @@
+import json
 import re
+import runpy
+from pathlib import Path
 
 import pytest
+from pymatgen.analysis import prototypes as pymatgen_prototypes
 from pymatgen.analysis.prototypes import AFLOW_PROTOTYPE_LIBRARY
 
 from prototypes.aflow import entries, matching_entries
-from prototypes.errors import ElementPrototypeError
+from prototypes.elements import ATOMIC_NUMBERS
+from prototypes.errors import ElementPrototypeError, UnknownPrototypeError
+from prototypes.formulas import reduced_formula
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def test_the_index_is_what_its_script_makes_of_pymatgens_library() -> None:
+    committed = json.loads((ROOT / "prototypes" / "data" / "aflow.json").read_text("utf-8"))
+    script = runpy.run_path(str(ROOT / "scripts" / "write_aflow_index.py"))
+    assert committed["entries"] == script["collect_entries"]()
+    assert "MIT licence" in committed["source"]
+
+
+def test_every_item_of_pymatgens_library_is_one_entry() -> None:
+    """Against the library itself, with pymatgen's own formula and electronegativities."""
+    indexed = sorted(
+        (e.label, e.compound, e.sites, e.is_element, [symbol for _, symbol in e.roles])
+        for e in entries()
+    )
+    shipped = []
+    for item in AFLOW_PROTOTYPE_LIBRARY:
+        structure = item["snl"].structure
+        composition = structure.composition
+        shipped.append(
+            (
+                item["tags"]["aflow"],
+                composition.reduced_formula,
+                len(structure),
+                composition.is_element,
+                [e.symbol for e in sorted(composition, key=lambda e: (e.X, e.symbol))],
+            )
+        )
+    assert indexed == sorted(shipped)
+
+
+def test_strukturbericht_and_mineral_are_pymatgens() -> None:
+    def tidy(tag: str | None) -> str:
+        return (tag or "None").replace("\\", "").strip('" ')
+
+    indexed = sorted((e.label, tidy(e.strukturbericht), tidy(e.mineral)) for e in entries())
+    tags = [item["tags"] for item in AFLOW_PROTOTYPE_LIBRARY]
+    assert indexed == sorted(
+        (t["aflow"], tidy(t["strukturbericht"]), tidy(t["mineral"])) for t in tags
+    )
+
+
+def test_entries_that_share_a_label_have_the_geometry_of_their_own_compound() -> None:
+    shared = [entry for entry in entries() if ":" in entry.name and not entry.is_element]
+    assert len(shared) > 10
+    for entry in shared:
+        prototype = entry.prototype()
+        numbers = [ATOMIC_NUMBERS[symbol] for symbol in prototype.reference_elements]
+        assert reduced_formula(numbers, prototype.amounts) == entry.compound
+
+
+def test_an_entry_that_pymatgen_dropped_is_called_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pymatgen_prototypes, "AFLOW_PROTOTYPE_LIBRARY", [])
+    with pytest.raises(UnknownPrototypeError, match="does not ship A2BC4_cF56_227_d_a_e"):
+        matching_entries("spinel")[0].prototype()
 
 
 def test_all_288_entries_have_a_name_of_their_own() -> None:

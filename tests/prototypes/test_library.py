@@ -186,6 +186,24 @@ def test_built_in_prototypes_and_their_candidates_need_no_pymatgen() -> None:
     subprocess.run([sys.executable, "-c", code], cwd=root, check=True, timeout=60)
 
 
+def test_listing_and_naming_aflow_prototypes_needs_no_pymatgen() -> None:
+    code = (
+        "import sys, prototypes as p\n"
+        "assert len(p.list_prototypes()) == 292\n"
+        "for name, error in {'spinell': p.UnknownPrototypeError, 'no/such': p.StructureFileError,\n"
+        "        'C22': p.AmbiguousPrototypeError, 'diamond': p.ElementPrototypeError}.items():\n"
+        "    try:\n"
+        "        p.find_prototype(name)\n"
+        "    except error:\n"
+        "        continue\n"
+        "    raise AssertionError(name)\n"
+        "heavy = {'pymatgen', 'spglib', 'torch', 'dask', 'pandas', 'scipy'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+    )
+    root = Path(__file__).resolve().parents[2]
+    subprocess.run([sys.executable, "-c", code], cwd=root, check=True, timeout=60)
+
+
 @pytest.mark.parametrize("name", BUILT_IN)
 def test_every_built_in_prototype_names_its_source(name: str) -> None:
     assert any(
