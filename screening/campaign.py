@@ -133,8 +133,8 @@ def run_campaign(settings: CampaignSettings, observer: Observer) -> CampaignResu
     started = time.perf_counter()
     if settings.scheduler is None:
         pick_device(settings.device)
-    model = load_model(settings.model)
     spaces, pools = open_spaces(settings.prototype, settings.elements, settings.roles)
+    model = load_model(settings.model)
     shards = plan_shards(spaces, settings.shard_size)
     identity = identify(settings, spaces, pools, model)
     folder = RunFolder.claim(settings.out, identity)

@@ -299,11 +299,7 @@ def prototypes(
     ] = False,
 ) -> None:
     """List the prototypes that can be screened, with their sources."""
-    from rich.table import Table
-    from rich.text import Text
-
     from prototypes import list_prototypes
-    from screening.terminal import open_stdout
 
     records = [
         record
@@ -315,24 +311,38 @@ def prototypes(
         raise ConfigurationError(
             f'no prototype has "{search}" in a name; list all with: screening prototypes'
         )
-    in_full = len(records) <= ROWS_IN_FULL
-    table = Table(
-        caption=None if in_full else "Sources in full: screening prototypes WORD",
-        caption_justify="left",
-    )
-    for column in ("name", "formula", "Strukturbericht", "mineral", "sites", "roles", "source"):
-        table.add_column(column, overflow="fold")
-    for record in records:
-        table.add_row(
-            Text(record.name, style="bold" if record.exact else ""),
+    if len(records) <= ROWS_IN_FULL:
+        typer.echo("\n\n".join(map(_describe_prototype, records)))
+        return
+    rows = [("name", "formula", "sites", "Strukturbericht", "mineral")]
+    rows += [
+        (
+            record.name,
             record.formula,
+            str(record.sites),
             record.strukturbericht or "-",
             record.mineral or "-",
-            str(record.sites),
-            " ".join(f"{role}={element}" for role, element in record.roles),
-            Text(record.source if in_full else record.source.partition(", as in the ")[0]),
         )
-    open_stdout().print(table)
+        for record in records
+    ]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        line = "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+        typer.echo(line.rstrip())
+    _say("roles and sources of some of them: screening prototypes WORD")
+
+
+def _describe_prototype(record: PrototypeRecord) -> str:
+    """Return a paragraph about one prototype."""
+    roles = ", ".join(f"{role} (here {element})" for role, element in record.roles)
+    names = [name for name in dict.fromkeys(_names(record)) if name != record.name]
+    lines = [
+        f"{record.name}: {record.formula}, {record.sites} sites",
+        f"  roles: {roles}",
+        *([f"  also called: {', '.join(names)}"] if names else []),
+        f"  source: {record.source}",
+    ]
+    return "\n".join(lines)
 
 
 def _names(record: PrototypeRecord) -> tuple[str, ...]:

@@ -235,7 +235,6 @@ def featurize_ideal(data: EvaluationSet) -> NDArray[np.float64]:
     """
     from prototypes import find_prototype
     from screening.features.geometry import measure_geometry
-    from screening.features.geometry import measure_geometry
     from screening.features.prototype import PrototypeFeaturizer
 
     values = np.full((len(data.crystals), len(FEATURES)), np.nan)

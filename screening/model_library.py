@@ -181,7 +181,7 @@ def find_model(name_or_path: str | Path) -> Path:
         return folder
     known = ", ".join(bundled) or "none"
     raise ModelError(
-        f'there is no model "{name}"{suggest(name, bundled)} Bundled models: {known}; '
+        f'there is no model "{name}"{suggest(name, bundled)}. Bundled models: {known}; '
         "or give the folder that screening train wrote."
     )
 
