@@ -20,6 +20,7 @@ from screening.features.schema import NORMS, ORBITALS, PROPERTIES
 
 _TIE_RTOL = 1e-5  # numpy.isclose, with which matminer's mode finds the most frequent elements
 _TIE_ATOL = 1e-8
+_TABULATED_ROLES = 4
 _VALENCE = [PROPERTIES.index(f"N{orbital}Valence") for orbital in ORBITALS]
 _TOTAL_VALENCE = PROPERTIES.index("NValence")
 
@@ -143,9 +144,10 @@ def neutral_possible(numbers: Sequence[int], amounts: Sequence[int]) -> bool:
 class NeutralityTable:
     """`neutral_possible` for many compositions of equal amounts, by table look-up.
 
-    The roles are split into two halves; the charges that a half can reach are a bit set, looked
-    up by the elements of that half, and two halves can balance when the sets of one and the
-    negative of the other meet.
+    The roles are split into two halves of one or two; the charges that a half can reach are a bit
+    set, looked up by the elements of that half, and two halves can balance when the sets of one
+    and the negative of the other meet. Beyond four roles, where such tables would fill the
+    memory, compositions are taken one by one.
 
     Args:
         amounts: Integer amount of each of the k roles.
@@ -154,19 +156,13 @@ class NeutralityTable:
     def __init__(self, amounts: Sequence[int]) -> None:
         divisor = int(np.gcd.reduce(np.asarray(amounts)))
         reduced = [int(a) // divisor for a in amounts]
+        self._amounts = reduced
         self._split = (len(reduced) + 1) // 2
-        halves = (reduced[: self._split], reduced[self._split :])
-        if len(halves[0]) > 3:
-            raise ValueError(f"at most 6 roles can be tabulated, got {len(reduced)}")
-        reach = [_half_charges(half) for half in halves]
-        low = min(min(r) for r in reach)
-        high = max(max(r) for r in reach)
-        bound = max(-low, high)
-        self._words = (2 * bound + 1 + 62) // 63
-        self._tables = (
-            _half_bits(halves[0], bound, self._words, +1),
-            _half_bits(halves[1], bound, self._words, -1),
-        )
+        self._tables: tuple[torch.Tensor, ...] = ()
+        if len(reduced) <= _TABULATED_ROLES:
+            halves = (reduced[: self._split], reduced[self._split :])
+            bound = max(max(-low, high) for low, high in map(_half_charges, halves))
+            self._tables = (_half_bits(halves[0], bound, +1), _half_bits(halves[1], bound, -1))
 
     def __call__(self, numbers: torch.Tensor) -> torch.Tensor:
         """Return whether a neutral compound is possible.
@@ -177,6 +173,9 @@ class NeutralityTable:
         Returns:
             Shape (n,), bool, on the device of `numbers`.
         """
+        if not self._tables:
+            rows = [neutral_possible(row, self._amounts) for row in numbers.tolist()]
+            return torch.tensor(rows, dtype=torch.bool, device=numbers.device)
         bits = []
         for table, columns in zip(
             self._tables,
@@ -196,7 +195,7 @@ def _half_charges(amounts: Sequence[int]) -> tuple[int, int]:
     return min(states) * sum(amounts), max(states) * sum(amounts)
 
 
-def _half_bits(amounts: Sequence[int], bound: int, words: int, sign: int) -> torch.Tensor:
+def _half_bits(amounts: Sequence[int], bound: int, sign: int) -> torch.Tensor:
     """Tabulate reachable charges as bit sets, shape (words, 104**len(amounts)), int64."""
     width = 2 * bound + 1
     reach: NDArray[np.bool_] = np.zeros((1, width), dtype=bool)
@@ -208,7 +207,7 @@ def _half_bits(amounts: Sequence[int], bound: int, words: int, sign: int) -> tor
             for state in states[z]:
                 wider[:, z] |= np.roll(reach, sign * amount * state, axis=1)
         reach = wider.reshape(-1, width)
-    bits = np.zeros((words, len(reach)), dtype=np.int64)
+    bits = np.zeros((-(-width // 63), len(reach)), dtype=np.int64)
     for charge in range(width):
         bits[charge // 63] |= reach[:, charge].astype(np.int64) << (charge % 63)
     return torch.from_numpy(bits)

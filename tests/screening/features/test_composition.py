@@ -54,7 +54,9 @@ def test_a_row_does_not_depend_on_its_batch(batch: list[dict[int, int]]) -> None
     np.testing.assert_array_equal(together, alone)
 
 
-@pytest.mark.parametrize("amounts", [(1, 1), (1, 1, 3), (4, 4, 12), (2, 1, 1, 6), (1, 2, 3, 4, 5)])
+@pytest.mark.parametrize(
+    "amounts", [(1, 1), (1, 1, 3), (4, 4, 12), (2, 1, 1, 6), (4, 8, 24, 48), (1, 2, 3, 4, 5)]
+)
 def test_tabulated_neutrality_is_the_enumerated_one(amounts: tuple[int, ...]) -> None:
     rng = np.random.default_rng(0)
     numbers = rng.integers(1, 95, size=(300, len(amounts)))

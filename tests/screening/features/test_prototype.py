@@ -16,7 +16,7 @@ from screening.features.table import FeaturizationError
 def random_prototype(seed: int) -> tuple[np.ndarray, np.ndarray, list[int]]:
     rng = np.random.default_rng(seed)
     sites = int(rng.integers(1, 10))
-    roles = int(rng.integers(1, min(sites, 6) + 1))
+    roles = int(rng.integers(1, min(sites, 8) + 1))
     grid = rng.permutation(27)[:sites]
     frac = np.stack([grid // 9, grid // 3 % 3, grid % 3], axis=1) / 3
     frac += rng.uniform(-0.05, 0.05, frac.shape)
