@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
+import resource
 import shutil
 import subprocess
 import sys
-import time
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -88,7 +88,7 @@ def test_help_loads_nothing_heavy() -> None:
 
 def test_help_answers_within_a_second() -> None:
     def seconds() -> float:
-        start = time.perf_counter()
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
         done = subprocess.run(
             [sys.executable, "-m", "screening", "--help"],
             cwd=ROOT,
@@ -96,10 +96,12 @@ def test_help_answers_within_a_second() -> None:
             text=True,
             check=True,
         )
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
         assert "prototypes" in done.stdout
-        return time.perf_counter() - start
+        return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
-    # The best of three: the first one may compile, and the machine may be busy.
+    # Time on the processor: on an idle machine that is the time one waits, and a busy one does not
+    # change it. The best of three, since the first may have to compile.
     assert min(seconds() for _ in range(3)) < 1.0
 
 
