@@ -83,7 +83,7 @@ def main() -> None:
             f"{stage:<12}{figures['worker_seconds']:>16.1f}"
             f"{figures['candidates_per_worker_second']:>26,.0f}"
         )
-    print(f"{'rank':<12}{manifest['sessions'][-1]['rank_and_write_seconds']:>16.1f}")
+    print(f"{'rank':<12}{manifest['runs'][-1]['rank_and_write_seconds']:>16.1f}")
 
 
 if __name__ == "__main__":

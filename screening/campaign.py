@@ -24,7 +24,6 @@ from screening.enumerate import (
     Shard,
     count_candidates,
     enumerate_candidates,
-    open_spaces,
     plan_shards,
 )
 from screening.errors import CampaignInterrupted, ConfigurationError, ScreeningError
@@ -66,6 +65,9 @@ class Observer(Protocol):
             pools: Atomic numbers that each role may take.
             done: Candidates of finished shards.
         """
+
+    def note(self, sentence: str) -> None:
+        """Something that the user should know while waiting."""
 
     def watch_at(self, dashboard: str) -> None:
         """The Dask dashboard is at this address."""
@@ -114,11 +116,18 @@ class CampaignResult:
     failures: pa.Table
 
 
-def run_campaign(settings: CampaignSettings, observer: Observer) -> CampaignResult:
+def run_campaign(
+    settings: CampaignSettings,
+    spaces: Sequence[CandidateSpace],
+    pools: Mapping[str, tuple[int, ...]],
+    observer: Observer,
+) -> CampaignResult:
     """Run a campaign, or go on with the one that the result folder holds.
 
     Args:
         settings: What to screen.
+        spaces: The candidates, from `screening.enumerate.open_spaces`.
+        pools: Atomic numbers that each role may take, from there too.
         observer: Told of the progress.
 
     Returns:
@@ -133,14 +142,10 @@ def run_campaign(settings: CampaignSettings, observer: Observer) -> CampaignResu
     started = time.perf_counter()
     if settings.scheduler is None:
         pick_device(settings.device)
-    spaces, pools = open_spaces(settings.prototype, settings.elements, settings.roles)
     model = load_model(settings.model)
     shards = plan_shards(spaces, settings.shard_size)
     identity = identify(settings, spaces, pools, model)
-    folder = RunFolder.claim(settings.out, identity)
-    earlier = folder.manifest.get("sessions", []) if folder.manifest_path.is_file() else []
-    finished = {receipt.shard: receipt for receipt in folder.read_receipts(shards)}
-    already = len(finished)
+    counts = count_candidates(spaces)
     manifest = {
         "campaign": identity,
         "environment": describe_environment(),
@@ -148,54 +153,58 @@ def run_campaign(settings: CampaignSettings, observer: Observer) -> CampaignResu
         "prototypes": {
             space.prototype.name: describe_prototype(space.prototype) for space in spaces
         },
-        "counts": {**count_candidates(spaces), "total": sum(space.count for space in spaces)},
+        "counts": {**counts, "total": sum(counts.values())},
         "shards": [[s.number, s.prototype, s.start, s.stop] for s in shards],
     }
-    folder.write_manifest(manifest | {"sessions": earlier})
-    folder.write_text("campaign.toml", resolve_settings(settings, pools, spaces))
+    with RunFolder.claim(settings.out, identity, observer.note) as folder:
+        earlier = folder.manifest.get("runs", []) if folder.manifest_path.is_file() else []
+        finished = {receipt.shard: receipt for receipt in folder.read_receipts(shards)}
+        already = len(finished)
+        folder.write_manifest(manifest | {"runs": earlier})
+        folder.write_text("campaign.toml", resolve_settings(settings, pools, spaces))
 
-    observer.begin(count_candidates(spaces), pools, sum(r.candidates for r in finished.values()))
-    tasks = [
-        _make_task(settings, space, shard, model)
-        for space in spaces
-        for shard in shards
-        if shard.prototype == space.prototype.name and shard not in finished
-    ]
-    try:
-        for receipt in _work_off(settings, tasks, observer):
-            finished[receipt.shard] = receipt
-            observer.advance(receipt)
-    except KeyboardInterrupt as error:
-        raise CampaignInterrupted(
-            f"interrupted: {len(finished)} of {len(shards)} shards are finished and kept in "
-            f"{settings.out}; run the same command again to go on, or look at them with: "
-            f"screening show {settings.out}"
-        ) from error
-    receipts = [finished[shard] for shard in shards]
-    _check_counts(spaces, receipts)
+        observer.begin(counts, pools, sum(each.candidates for each in finished.values()))
+        tasks = [
+            _make_task(settings, space, shard, model)
+            for space in spaces
+            for shard in shards
+            if shard.prototype == space.prototype.name and shard not in finished
+        ]
+        try:
+            for receipt in _work_off(settings, tasks, observer):
+                finished[receipt.shard] = receipt
+                observer.advance(receipt)
+        except KeyboardInterrupt as error:
+            raise CampaignInterrupted(
+                f"interrupted: {len(finished)} of {len(shards)} shards are finished and kept in "
+                f"{settings.out}; run the same command again to go on, or look at them with: "
+                f"screening show {settings.out}"
+            ) from error
+        receipts = [finished[shard] for shard in shards]
+        _check_counts(spaces, receipts)
 
-    rank_started = time.perf_counter()
-    ranking, failures = rank_candidates(
-        [folder.table_path(shard) for shard in shards], folder.prototypes
-    )
-    folder.write_ranking(ranking, failures)
-    ended = time.perf_counter()
-    session = {
-        "ended": datetime.now(UTC).isoformat(timespec="seconds"),
-        "workers": settings.scheduler or settings.worker_count,
-        "shards_computed": len(shards) - already,
-        "wall_seconds": round(ended - started, 3),
-        "rank_and_write_seconds": round(ended - rank_started, 3),
-    }
-    folder.write_manifest(
-        manifest
-        | {
-            "sessions": [*earlier, session],
-            "rows": {"scored": len(ranking), "failed": len(failures)},
-            "devices": sorted({receipt.device for receipt in receipts}),
-            "stages": sum_stages(receipts),
+        rank_started = time.perf_counter()
+        ranking, failures = rank_candidates(
+            [folder.table_path(shard) for shard in shards], folder.prototypes
+        )
+        folder.write_ranking(ranking, failures)
+        ended = time.perf_counter()
+        this_run = {
+            "ended": datetime.now(UTC).isoformat(timespec="seconds"),
+            "workers": settings.scheduler or count_workers(settings),
+            "shards_computed": len(shards) - already,
+            "wall_seconds": round(ended - started, 3),
+            "rank_and_write_seconds": round(ended - rank_started, 3),
         }
-    )
+        folder.write_manifest(
+            manifest
+            | {
+                "runs": [*earlier, this_run],
+                "rows": {"scored": len(ranking), "failed": len(failures)},
+                "devices": sorted({receipt.device for receipt in receipts}),
+                "stages": sum_stages(receipts),
+            }
+        )
     return CampaignResult(folder, ranking, failures)
 
 
@@ -279,19 +288,33 @@ def pick_device(device: str, worker: int = 0) -> torch.device:
     return torch.device("cuda", worker % torch.cuda.device_count())
 
 
+def count_workers(settings: CampaignSettings) -> int:
+    """Return the number of local workers; 0 computes in this process.
+
+    Unless the settings say so, GPUs get one worker each: more would only fill their memory.
+    """
+    if settings.workers is not None:
+        return settings.workers
+    if settings.device != Device.CPU and torch.cuda.is_available():
+        return torch.cuda.device_count()
+    return count_cores()
+
+
 def _work_off(
     settings: CampaignSettings, tasks: Sequence[ShardTask], observer: Observer
 ) -> Iterator[Receipt]:
     if not tasks:
         return
-    if settings.scheduler is None and settings.worker_count == 0:
+    if settings.scheduler is None and count_workers(settings) == 0:
         for task in tasks:
             yield screen_shard(task)
         return
-    from screening.cluster.client import connect
+    from screening.cluster.client import await_worker, connect
     from screening.cluster.tasks import map_tasks
 
-    with connect(settings.worker_count, settings.scheduler) as client:
+    with connect(count_workers(settings), settings.scheduler) as client:
+        if settings.scheduler is not None:
+            await_worker(client, settings.scheduler, observer.note)
         observer.watch_at(client.dashboard_link)
         yield from map_tasks(client, screen_shard, tasks)
 
@@ -299,7 +322,7 @@ def _work_off(
 def _make_task(
     settings: CampaignSettings, space: CandidateSpace, shard: Shard, model: ScreeningModel
 ) -> ShardTask:
-    workers = settings.worker_count
+    workers = count_workers(settings)
     local = settings.scheduler is None and workers > 0
     return ShardTask(
         shard,
@@ -332,7 +355,7 @@ def _open_featurizer(key: _SpaceKey) -> PrototypeFeaturizer:
 
 
 def _check_counts(spaces: Sequence[CandidateSpace], receipts: Sequence[Receipt]) -> None:
-    """Check that every candidate of every prototype came out of the shards."""
+    """Check that every candidate of every prototype came out of the shards: less is a bug."""
     for space in spaces:
         name = space.prototype.name
         got = sum(r.candidates for r in receipts if r.shard.prototype == name)

@@ -145,7 +145,7 @@ def run(
         typer.Option(
             min=0,
             help="Local Dask workers; 0 computes in this process.",
-            show_default="one per core",
+            show_default="one per GPU if there are any, else one per core",
         ),
     ] = None,
     scheduler: Annotated[
@@ -181,9 +181,8 @@ def run(
 
     The same command again goes on where it stopped.
     """
-    from screening.campaign import run_campaign
+    from screening.enumerate import open_spaces
     from screening.settings import read_settings
-    from screening.terminal import CampaignProgress
 
     settings = read_settings(
         campaign,
@@ -201,8 +200,13 @@ def run(
             "top": top,
         },
     )
+    spaces, pools = open_spaces(settings.prototype, settings.elements, settings.roles)
+
+    from screening.campaign import run_campaign  # loads torch: not for a misspelt name
+    from screening.terminal import CampaignProgress
+
     with CampaignProgress() as progress:
-        result = run_campaign(settings, progress)
+        result = run_campaign(settings, spaces, pools, progress)
     total = len(result.ranking)
     shown = result.ranking.slice(0, settings.top)
     _print_ranking(result.folder, shown, f"Top {len(shown)} of {total:,} candidates")
@@ -256,7 +260,8 @@ def export(
 ) -> None:
     """Write the best candidates of a campaign as structures to start calculations with.
 
-    Cells have the volume of pymatgen's DLSVolumePredictor: a start for a relaxation.
+    Cells have a typical volume, between that of pymatgen's DLSVolumePredictor and the sum of
+    atomic volumes: a start for a relaxation.
     """
     from screening.export import ExportFormat, export_candidates
     from screening.manifest import restore_prototype
@@ -270,15 +275,22 @@ def export(
     chosen = select_candidates(
         ranking, containing=containing or (), new=new, prototypes=prototype or (), top=top
     )
+    target = to or folder / f"export-{form}"
     described = run_folder.manifest["prototypes"]
     exported = export_candidates(
         chosen,
         {name: restore_prototype(each) for name, each in described.items()},
-        to or folder / f"export-{form}",
+        target,
         ExportFormat(form),
     )
     for path in exported.files:
         typer.echo(path)
+    if exported.older:
+        _say(
+            f"{len(exported.older):,} files of an earlier export stay in {target}, from "
+            f"{exported.older[0].name} to {exported.older[-1].name}; delete them or give --to "
+            "another folder to have these alone"
+        )
     if exported.failures:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in exported.failures[:3])
         raise InputDataError(

@@ -80,21 +80,21 @@ def open_spaces(
     """
     from prototypes import CandidateSpace, find_prototype, parse_role_names, parse_role_pools
 
-    files = [name for name in names if name.lower().endswith(".cif") or Path(name).is_file()]
-    if roles is not None and not files:
-        raise ConfigurationError(
-            f"--roles {roles} is for prototypes from CIFs, and this campaign has none; "
-            "give --prototype FILE.cif or leave --roles out"
-        )
     role_names = None if roles is None else parse_role_names(roles)
     found: dict[str, Prototype] = {}
+    given_as: dict[str, str] = {}
     for name in names:
-        prototype = find_prototype(name, role_names if name in files else None)
-        if prototype.name in found:
-            raise ConfigurationError(
-                f"prototype {prototype.name} is given twice (--prototype {name}); give it once"
-            )
+        prototype = find_prototype(name, role_names)
+        earlier = given_as.get(prototype.name)
+        if earlier is not None:
+            raise ConfigurationError(_describe_clash(found[prototype.name], earlier, name))
         found[prototype.name] = prototype
+        given_as[prototype.name] = name
+    if roles is not None and not any(_is_from_file(each) for each in found.values()):
+        raise ConfigurationError(
+            f"--roles {roles} is for prototypes from CIFs, and this campaign has none; "
+            f"{_find_shadowed(names)}give --prototype FILE.cif or leave --roles out"
+        )
     all_roles = list(dict.fromkeys(role for each in found.values() for role in each.roles))
     by_role = parse_role_pools(pools, all_roles)
     spaces = tuple(
@@ -102,6 +102,35 @@ def open_spaces(
         for prototype in found.values()
     )
     return spaces, by_role
+
+
+def _is_from_file(prototype: Prototype) -> bool:
+    return not prototype.exact and prototype.aflow_label is None
+
+
+def _describe_clash(prototype: Prototype, earlier: str, later: str) -> str:
+    """Say why two prototypes cannot have the same name."""
+    files = [name for name in (earlier, later) if name.lower().endswith(".cif")]
+    if earlier == later or not files:
+        return (
+            f"prototype {prototype.name} is given twice (--prototype {earlier} and --prototype "
+            f"{later}); give it once"
+        )
+    return (
+        f"two prototypes would be called {prototype.name}: --prototype {earlier} and --prototype "
+        f"{later}; a CIF is called what its file is called, so rename {files[-1]}"
+    )
+
+
+def _find_shadowed(names: Sequence[str]) -> str:
+    """Say which names were taken for those of prototypes although files are called so too."""
+    shadowed = [name for name in names if Path(name).is_file()]
+    if not shadowed:
+        return ""
+    return (
+        f"{', '.join(shadowed)} is the name of a prototype, which goes before the file of that "
+        "name (rename the file to one that ends in .cif); "
+    )
 
 
 def plan_shards(spaces: Sequence[CandidateSpace], shard_size: int) -> tuple[Shard, ...]:

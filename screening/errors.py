@@ -29,12 +29,17 @@ class ExitCode(IntEnum):
     """A model that is missing, damaged, or made for other features."""
     OUTPUT = 5
     """The output cannot be written: no permission, disk full."""
+    WORKERS = 6
+    """Workers were killed, most often for lack of memory; finished work is kept."""
     INTERRUPTED = 130
     """Ctrl-C; finished work is kept."""
 
 
 class ScreeningError(Exception):
-    """Base of all errors that `screening` raises on purpose."""
+    """Base of all errors that `screening` raises on purpose.
+
+    One without an exit code of its own is a bug: `exit_code_of` gives None for it.
+    """
 
     exit_code: ClassVar[ExitCode] = ExitCode.UNEXPECTED
 
@@ -43,6 +48,10 @@ class ConfigurationError(ScreeningError, ValueError):
     """The campaign or the command cannot be run as it was asked for."""
 
     exit_code = ExitCode.CONFIGURATION
+
+
+class FolderInUseError(ConfigurationError):
+    """Another run is writing into the result folder."""
 
 
 class InputDataError(ScreeningError, ValueError):
@@ -76,6 +85,12 @@ class OutputError(ScreeningError, OSError):
         return cls(f"cannot write {path}: {remedy}")
 
 
+class WorkerKilledError(ScreeningError, RuntimeError):
+    """Workers died again and again on the same task, most often for lack of memory."""
+
+    exit_code = ExitCode.WORKERS
+
+
 class CampaignInterrupted(ScreeningError, KeyboardInterrupt):
     """Ctrl-C during a campaign, with the number of shards that are kept."""
 
@@ -88,7 +103,7 @@ def exit_code_of(error: BaseException) -> ExitCode | None:
     from prototypes.errors import PrototypeError, StructureFileError
 
     if isinstance(error, ScreeningError):
-        return error.exit_code
+        return None if error.exit_code is ExitCode.UNEXPECTED else error.exit_code
     for kinds, code in (
         (KeyboardInterrupt, ExitCode.INTERRUPTED),
         ((ArchitectureError, DeviceError, RecipeError), ExitCode.CONFIGURATION),
@@ -102,7 +117,10 @@ def exit_code_of(error: BaseException) -> ExitCode | None:
 
 
 def suggest(word: str, names: Iterable[str]) -> str:
-    """Return `; did you mean "name"?` for the name nearest to `word`, or an empty string."""
+    """Return `; did you mean "name"?` for the name nearest to `word`, or an empty string.
+
+    The hint ends its sentence; what follows it starts a new one: `{suggest(...) or ";"} then`.
+    """
     by_folded = {name.casefold(): name for name in names}
     near = difflib.get_close_matches(word.casefold(), list(by_folded), n=1, cutoff=0.5)
     return f'; did you mean "{by_folded[near[0]]}"?' if near else ""

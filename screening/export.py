@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import pyarrow as pa
 
@@ -16,6 +17,9 @@ from screening.folder import write_csv
 
 if TYPE_CHECKING:
     from prototypes import Prototype
+
+
+_EXPORTED_NAME: Final = re.compile(r"\d{6,}_.+_.+\.(cif|vasp)")
 
 
 class ExportFormat(StrEnum):
@@ -33,10 +37,12 @@ class Exported:
     Attributes:
         files: The files, in the order of the ranking.
         failures: Candidates for which no structure could be built, with the reason.
+        older: Files beside them that an earlier export wrote and this one did not.
     """
 
     files: tuple[Path, ...]
     failures: tuple[tuple[str, str], ...]
+    older: tuple[Path, ...] = ()
 
 
 def export_candidates(
@@ -44,8 +50,9 @@ def export_candidates(
 ) -> Exported:
     """Write candidates as files named `RANK_PROTOTYPE_FORMULA`.
 
-    Structures have the prototype's cell, scaled to the volume that pymatgen's DLSVolumePredictor
-    gives for their elements: a start for a relaxation, not a prediction.
+    Structures have the prototype's cell, scaled to the "typical" volume of their elements (see
+    `prototypes.build_structure`): a start for a relaxation, not a prediction. Files of an earlier
+    export are left alone, since someone may have worked on them, and returned.
 
     Args:
         rows: Rows of a ranking.
@@ -54,7 +61,7 @@ def export_candidates(
         form: Format; `csv` writes one file with all the rows.
 
     Returns:
-        The files, and the candidates for which no structure could be built.
+        The files, the candidates for which no structure could be built, and the older files.
 
     Raises:
         OutputError: A file cannot be written.
@@ -92,4 +99,5 @@ def export_candidates(
         with written_atomically(path) as temporary:
             temporary.write_text(text, encoding="utf-8")
         files.append(path)
-    return Exported(tuple(files), tuple(failures))
+    named_alike = (path for path in folder.iterdir() if _EXPORTED_NAME.fullmatch(path.name))
+    return Exported(tuple(files), tuple(failures), tuple(sorted({*named_alike} - {*files})))

@@ -5,6 +5,7 @@
     shards/NNNNN.*     one Parquet table and one receipt (JSON) per finished shard
     ranking.parquet    all scored candidates, best first; ranking.csv holds the same
     failures.parquet   candidates that could not be scored, each with its reason
+    .lock              who writes into the folder at the moment
 
 A shard counts as finished when its receipt is there and the table has the rows and the checksum
 that the receipt promises. Every file is written to a temporary name, flushed and renamed.
@@ -14,7 +15,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -33,6 +35,7 @@ from screening.columns import (
 )
 from screening.enumerate import Shard
 from screening.errors import ConfigurationError, InputDataError, OutputError, suggest
+from screening.lock import locked
 
 MANIFEST_FORMAT: Final = 1
 
@@ -101,18 +104,25 @@ class RunFolder:
         return folder
 
     @classmethod
-    def claim(cls, path: Path, identity: Mapping[str, Any]) -> RunFolder:
+    @contextmanager
+    def claim(
+        cls, path: Path, identity: Mapping[str, Any], note: Callable[[str], None]
+    ) -> Iterator[RunFolder]:
         """Make the folder of a campaign, or take up the one that the same campaign began.
+
+        Until the end of the `with` no other run can claim it.
 
         Args:
             path: The folder.
-            identity: What makes the campaign this one; see `screening.campaign`.
+            identity: What makes the campaign this one; see `screening.manifest`.
+            note: Told when the folder is taken over from a run that was killed.
 
-        Returns:
+        Yields:
             The folder, without leftovers of processes that were killed while writing.
 
         Raises:
-            ConfigurationError: The folder belongs to another campaign or to something else.
+            ConfigurationError: The folder belongs to another campaign or to something else, or
+                another run is writing into it.
             OutputError: It cannot be made or written.
         """
         folder = cls(path)
@@ -131,11 +141,18 @@ class RunFolder:
             )
         try:
             (path / "shards").mkdir(parents=True, exist_ok=True)
-            for leftover in (*path.glob(".*.tmp"), *path.glob("shards/.*.tmp")):
-                leftover.unlink()
         except OSError as error:
             raise OutputError.from_os_error(error, path) from error
-        return folder
+        with locked(path, note):
+            folder._clear_leftovers()
+            yield folder
+
+    def _clear_leftovers(self) -> None:
+        try:
+            for leftover in (*self.path.glob(".*.tmp"), *self.path.glob("shards/.*.tmp")):
+                leftover.unlink()
+        except OSError as error:
+            raise OutputError.from_os_error(error, self.path) from error
 
     @cached_property
     def manifest(self) -> dict[str, Any]:

@@ -57,7 +57,8 @@ class CampaignSettings(BaseModel):
         roles: Roles of the elements of CIFs among the prototypes, such as `Ca=A,Ti=B,O=X`.
         model: Name of a bundled model or path of a model folder.
         out: Result folder.
-        workers: Worker processes; 0 computes in this process; None means one per core.
+        workers: Worker processes; 0 computes in this process; None means one per GPU where GPUs
+            are used, else one per core.
         scheduler: Address of a running Dask scheduler, instead of local workers.
         device: Where networks and features are computed.
         precision: Arithmetic of the networks' matrix products.
@@ -78,11 +79,6 @@ class CampaignSettings(BaseModel):
     precision: Precision = Precision.AUTO
     shard_size: int = Field(default=DEFAULT_SHARD_SIZE, ge=1, le=10_000_000)
     top: int = Field(default=DEFAULT_TOP, ge=1)
-
-    @property
-    def worker_count(self) -> int:
-        """Local workers; 0 computes in this process."""
-        return count_cores() if self.workers is None else self.workers
 
 
 def count_cores() -> int:
@@ -122,9 +118,10 @@ def read_settings(path: Path | None, flags: Mapping[str, object]) -> CampaignSet
     try:
         return CampaignSettings.model_validate(merged)
     except ValidationError as error:
-        where = f" in {path}" if path is not None else ""
-        problems = "; ".join(_describe(dict(problem)) for problem in error.errors())
-        raise ConfigurationError(f"wrong setting{where}: {problems}") from error
+        problems = [_describe(dict(each), given, path) for each in error.errors()]
+        raise ConfigurationError(
+            "\n".join(f"wrong setting: {each}" for each in problems)
+        ) from error
 
 
 def write_settings(settings: CampaignSettings, comments: tuple[str, ...] = ()) -> str:
@@ -155,18 +152,23 @@ def _read_toml(path: Path) -> dict[str, Any]:
         name = key.replace("-", "_")
         if name not in known:
             raise ConfigurationError(
-                f'unknown key "{key}" in {path}{suggest(name, known)} '
-                f"(valid keys: {', '.join(known)})"
+                f'unknown key "{key}" in {path}{suggest(name, known) or ";"} '
+                f"valid keys: {', '.join(known)}"
             )
         read[name] = value
     return read
 
 
-def _describe(problem: dict[str, Any]) -> str:
+def _describe(problem: dict[str, Any], flags: Mapping[str, object], path: Path | None) -> str:
+    """Say what is wrong with a value, as it was written: as a flag or as a line of the file."""
     key = ".".join(str(part) for part in problem["loc"][:1])
     value = problem["input"]
+    if key in flags:
+        written = f"--{key.replace('_', '-')} {value}"
+    else:
+        written = f"{key} = {json.dumps(value, default=str)} in {path}"
     choices = {"device": Device, "precision": Precision}.get(key)
     if choices is not None:
         names = [str(choice) for choice in choices]
-        return f'{key} = "{value}" is not one of {", ".join(names)}{suggest(str(value), names)}'
-    return f"{key} = {value!r}: {problem['msg']}"
+        return f"{written} is not one of {', '.join(names)}{suggest(str(value), names)}"
+    return f"{written}: {problem['msg']}"

@@ -7,6 +7,7 @@ import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -73,6 +74,10 @@ class CampaignProgress:
             self._say(f"going on: {done:,} of {self._total:,} candidates are finished already")
         self._bar.start()
         self._row = self._bar.add_task("", total=self._total, completed=done, rate="-")
+
+    def note(self, sentence: str) -> None:
+        """Say something."""
+        self._say(sentence)
 
     def watch_at(self, dashboard: str) -> None:
         """Say where the Dask dashboard is; time before the workers were there does not count."""
@@ -143,19 +148,29 @@ def draw_ranking(rows: pa.Table, title: str) -> Table:
     Returns:
         A rich table.
     """
-    drawn = Table(title=title, title_justify="left", caption_justify="left")
-    drawn.add_column("rank", justify="right")
-    drawn.add_column("formula")
-    drawn.add_column("prototype")
-    drawn.add_column("formation enthalpy\neV/atom", justify="right")
-    drawn.add_column("spread of\nmembers", justify="right")
-    drawn.add_column("Random\nForest", justify="right")
-    drawn.add_column("its\nrank", justify="right")
-    drawn.add_column("")
+    drawn = Table(
+        title=title,
+        title_justify="left",
+        caption="enthalpies in eV/atom; known: the composition is in the model's training data; "
+        "unseen: an element that is not",
+        caption_justify="left",
+        box=SIMPLE_HEAD,
+        show_edge=False,
+        pad_edge=False,
+        padding=(0, 1, 0, 0),
+    )
+    drawn.add_column("rank", justify="right", no_wrap=True)
+    drawn.add_column("formula", no_wrap=True)
+    drawn.add_column("prototype", overflow="fold")
+    drawn.add_column("formation\nenthalpy", justify="right", no_wrap=True)
+    drawn.add_column("members'\nspread", justify="right", no_wrap=True)
+    drawn.add_column("Random\nForest", justify="right", no_wrap=True)
+    drawn.add_column("its\nrank", justify="right", no_wrap=True)
+    drawn.add_column("", overflow="fold")
     for row in rows.to_pylist():
         notes = ["known"] if row["known"] else []
         if row["unseen_elements"]:
-            notes.append(f"model never saw {row['unseen_elements']}")
+            notes.append(f"unseen {row['unseen_elements']}")
         drawn.add_row(
             f"{row['rank']:,}",
             row["formula"],

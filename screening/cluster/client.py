@@ -6,7 +6,7 @@ import logging
 import signal
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from distributed import Client, LocalCluster
@@ -16,6 +16,7 @@ from screening.settings import count_cores
 
 DASHBOARD_PORT = 8787
 CONNECT_SECONDS = 15
+WORKER_SECONDS = 30
 
 
 @contextmanager
@@ -60,6 +61,30 @@ def _local_cluster(workers: int) -> LocalCluster:
             dashboard_address=f"127.0.0.1:{DASHBOARD_PORT}",
             silence_logs=logging.CRITICAL,
         )
+
+
+def await_worker(client: Client, scheduler: str, note: Callable[[str], None]) -> None:
+    """Wait until a scheduler that runs elsewhere has a worker.
+
+    Args:
+        client: Client of the scheduler.
+        scheduler: Its address, for messages.
+        note: Told that there is something to wait for.
+
+    Raises:
+        ConfigurationError: There is still none after `WORKER_SECONDS`.
+    """
+    if client.scheduler_info(n_workers=-1)["workers"]:
+        return
+    note(f"{scheduler} has no workers; waiting {WORKER_SECONDS:g} s for the first")
+    try:
+        client.wait_for_workers(1, timeout=WORKER_SECONDS)
+    except TimeoutError as error:
+        raise ConfigurationError(
+            f"the Dask scheduler at {scheduler} has no workers; start some with `dask worker "
+            f"{scheduler} --nthreads 1` and run the same command again, or leave --scheduler out "
+            "to use this machine"
+        ) from error
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from typing import TypeVar
 
 from distributed import Client, Future, KilledWorker, as_completed, get_worker
 
-from screening.errors import ScreeningError
+from screening.errors import WorkerKilledError
 
 TASKS_PER_WORKER = 3
 """Tasks submitted per worker thread: one runs, the others wait where they will be needed."""
@@ -35,7 +35,7 @@ def map_tasks(
         Results in the order in which they finish.
 
     Raises:
-        ScreeningError: A worker died repeatedly on the same task, most often of lack of memory.
+        WorkerKilledError: A worker died repeatedly on the same task, most often of lack of memory.
     """
     waiting = iter(tasks)
     workers = client.scheduler_info(n_workers=-1)["workers"].values()
@@ -52,7 +52,7 @@ def map_tasks(
         try:
             result: Result = future.result()
         except KilledWorker as error:
-            raise ScreeningError(
+            raise WorkerKilledError(
                 "a worker died repeatedly on the same task, most often for lack of memory; run the "
                 "same command again with a smaller --workers (finished shards are kept)"
             ) from error

@@ -6,7 +6,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,12 @@ from typer.testing import Result
 from prototypes import ATOMIC_NUMBERS, find_prototype
 from screening import campaign
 from screening.crystal import Crystal
+from screening.errors import ScreeningError
 from screening.features import featurize_crystals
-from screening.folder import RunFolder
+from screening.folder import Receipt, RunFolder
+from screening.lock import LOCK_NAME, locked
 from screening.model_library import load_model
+from screening.settings import read_settings
 
 Program = Callable[..., Result]
 
@@ -115,6 +119,7 @@ def test_manifest_says_how_the_numbers_were_made(undisturbed: Path, tiny_model: 
     assert manifest["campaign"]["model"] == load_model(tiny_model).content_hash
     assert manifest["model"]["seed"] == 0
     assert manifest["devices"]
+    assert manifest["runs"][0]["shards_computed"] == 10
     assert manifest["environment"]["packages"]["torch"]
     for stage in ("enumerate", "featurize", "irnet", "forest", "write"):
         assert manifest["stages"][stage]["candidates_per_worker_second"] > 0
@@ -151,6 +156,78 @@ def test_a_damaged_shard_is_computed_again(
     shard.write_bytes(shard.read_bytes()[:100])
     assert screening(*arguments, "--out", tmp_path / "a").exit_code == 0
     assert results(tmp_path / "a") == results(undisturbed)
+
+
+def test_shards_are_as_large_as_asked_for(
+    screening: Program, arguments: list[str], tmp_path: Path, undisturbed: Path
+) -> None:
+    done = screening(*arguments, "--out", tmp_path / "a", "--shard-size", "250")
+    assert done.exit_code == 0, done.output
+    shards = RunFolder.open(tmp_path / "a").shards
+    assert [shard.stop - shard.start for shard in shards] == [81, 81, 250, 250, 229]
+    assert results(tmp_path / "a") == results(undisturbed)
+
+
+def test_precision_changes_the_arithmetic(
+    screening: Program, arguments: list[str], tmp_path: Path
+) -> None:
+    rankings = {}
+    for precision in ("fp32", "bf16"):
+        out = tmp_path / precision
+        done = screening(*arguments, "--out", out, "--precision", precision)
+        assert done.exit_code == 0, done.output
+        folder = RunFolder.open(out)
+        used = {receipt.precision for receipt in folder.read_receipts(folder.shards)}
+        assert used == {{"fp32": "float32", "bf16": "bfloat16"}[precision]}
+        frame = folder.read_ranking().to_pandas()
+        rankings[precision] = frame.set_index(["prototype", "candidate"]).sort_index()
+    fp32, bf16 = (rankings[each]["formation_enthalpy_ev_per_atom"] for each in ("fp32", "bf16"))
+    assert not fp32.equals(bf16)
+    assert np.allclose(fp32, bf16, atol=0.1)
+
+
+def test_a_folder_that_another_run_writes_into_is_refused(
+    screening: Program, arguments: list[str], tmp_path: Path
+) -> None:
+    with locked(tmp_path, pytest.fail):
+        done = screening(*arguments, "--out", tmp_path)
+    assert done.exit_code == 2, done.output
+    assert f"another run is writing into {tmp_path}: process {os.getpid()} on" in done.stderr
+    assert screening(*arguments, "--out", tmp_path).exit_code == 0
+    assert not (tmp_path / LOCK_NAME).exists()
+
+
+def test_lost_candidates_are_a_bug(
+    screening: Program, arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(campaign, "_work_off", lose_a_candidate(campaign._work_off))
+    done = screening(*arguments, "--out", tmp_path / "a")
+    assert done.exit_code == 1
+    assert isinstance(done.exception, ScreeningError)
+    assert "B2 has 36 candidates, but the shards hold 35" in str(done.exception)
+
+
+def lose_a_candidate(work_off: Callable[..., Iterator[Receipt]]) -> Callable[..., Any]:
+    def work_off_badly(*arguments: Any) -> Iterator[Receipt]:
+        for receipt in work_off(*arguments):
+            lost = receipt.shard.number == 0
+            yield replace(receipt, candidates=receipt.candidates - lost)
+
+    return work_off_badly
+
+
+@pytest.mark.parametrize(
+    ("device", "gpus", "expected"), [("auto", 2, 2), ("cuda", 1, 1), ("cpu", 2, 5), ("auto", 0, 5)]
+)
+def test_gpus_get_one_worker_each(
+    device: str, gpus: int, expected: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(campaign.torch.cuda, "is_available", lambda: gpus > 0)
+    monkeypatch.setattr(campaign.torch.cuda, "device_count", lambda: gpus)
+    monkeypatch.setattr(campaign, "count_cores", lambda: 5)
+    flags = {"prototype": ["B2"], "out": Path("a"), "device": device}
+    assert campaign.count_workers(read_settings(None, flags)) == expected
+    assert campaign.count_workers(read_settings(None, flags | {"workers": 3})) == 3
 
 
 @pytest.mark.slow
@@ -229,6 +306,7 @@ def test_a_killed_campaign_goes_on_to_the_same_bytes(
     (tmp_path / "killed" / "export-cif").rename(tmp_path / "export-cif")
     done = screening(*call)
     assert done.exit_code == 0, done.output
+    assert f"from a run that was killed (process {process.pid} on" in done.stderr
     assert "going on:" in done.stderr
     assert screening(*many_shards(arguments, tmp_path / "whole")).exit_code == 0
     assert results(tmp_path / "killed") == results(tmp_path / "whole")

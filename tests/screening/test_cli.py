@@ -62,6 +62,8 @@ def small_run(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Pat
         (["run", "-p", "perovskite", "-e", "X=", "-o", "OUT"], 2, "X is left without elements"),
         (["run", "-p", "B2", "-p", "CsCl", "-o", "OUT"], 2, "given twice"),
         (["run", "-p", "B2", "--device", "gpu", "-o", "OUT"], 2, "not one of auto, cpu, cuda"),
+        (["run", "-p", "B2", "--precision", "fp8", "-o", "OUT"], 2, "not one of auto, bf16, fp32"),
+        (["run", "-p", "B22", "-o", "OUT"], 2, 'prototype "B22"; did you mean "B2"? `screening'),
         (["run", "-p", "B2", "--model", "OUT/none", "-o", "OUT"], 4, "there is no model"),
         (["run", "-p", "none.cif", "-o", "OUT"], 3, "there is no file none.cif"),
         (["run", "OUT/none.toml"], 2, "cannot read"),
@@ -181,7 +183,7 @@ def test_show_picks_and_marks(screening: Program, small_run: Path) -> None:
     shown = screening("show", small_run, "--with", "Cs", "--prototype", "B2", "--top", "2")
     assert shown.exit_code == 0, shown.output
     assert "Top 2 of 6 candidates chosen from 231" in shown.stdout
-    assert "model never saw Cs" in shown.stdout
+    assert "unseen Cs" in shown.stdout
     assert "enthalpy alone is not stability" in " ".join(shown.stderr.split())
     known = screening("show", small_run, "--with", "Na", "--with", "Cl", "-p", "B2")
     assert "known" in known.stdout
@@ -216,6 +218,16 @@ def test_export_writes_the_same_candidates_as_show(screening: Program, small_run
     assert all(row["formula"] in shown and row["rank"] in shown for row in rows)
 
 
+def test_export_says_how_many_older_files_stay(
+    screening: Program, small_run: Path, tmp_path: Path
+) -> None:
+    first = screening("export", small_run, "-n", 3, "-f", "poscar", "--to", tmp_path)
+    assert "earlier export" not in first.stderr
+    again = screening("export", small_run, "-n", 1, "-f", "poscar", "--to", tmp_path)
+    assert again.stdout.split() == first.stdout.split()[:1]
+    assert f"2 files of an earlier export stay in {tmp_path}, from 000002_" in again.stderr
+
+
 def test_prototypes_lists_sources(screening: Program) -> None:
     done = screening("prototypes", "--built-in")
     assert done.exit_code == 0
@@ -231,6 +243,18 @@ def test_prototypes_lists_those_of_aflow(screening: Program) -> None:
     described = screening("prototypes", "spinel").stdout
     assert "roles assigned by electronegativity" in described
     assert "A (here Mg), B (here Al), X (here O)" in described
+
+
+def test_a_misspelt_prototype_loads_no_torch(tmp_path: Path) -> None:
+    call = ["screening", "run", "-p", "B22", "-o", str(tmp_path / "out")]
+    code = (
+        f"import sys; sys.argv = {call!r}\n"
+        "from screening.cli import main\n"
+        "try:\n    main()\n"
+        "except SystemExit as end:\n    print(end.code, 'torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout.split() == ["2", "False"], done.stderr
 
 
 @pytest.mark.parametrize(

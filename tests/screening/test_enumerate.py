@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pymatgen.core import Structure
 
 from prototypes import PoolError, RoleError, UnknownPrototypeError
 from screening.enumerate import (
@@ -74,3 +76,37 @@ def test_impossible_campaigns_are_refused(
 def test_roles_need_a_cif() -> None:
     with pytest.raises(ConfigurationError, match="--roles Ca=A is for prototypes from CIFs"):
         open_spaces(["B2"], ["default"], "Ca=A")
+
+
+def test_roles_are_not_ignored_where_a_file_is_called_like_a_prototype(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("B2").write_text("x")
+    with pytest.raises(ConfigurationError, match=r"B2 is the name of a prototype.*rename the file"):
+        open_spaces(["B2"], ["default"], "Ca=A")
+
+
+def test_roles_name_the_sites_of_a_cif(tmp_path: Path) -> None:
+    cif = write_cif(tmp_path / "mine.cif")
+    (space,), _ = open_spaces([str(cif)], ["default"], "Cs=X,Cl=A")
+    assert dict(zip(space.prototype.roles, space.prototype.reference_elements, strict=True)) == {
+        "A": "Cl",
+        "X": "Cs",
+    }
+
+
+def write_cif(path: Path) -> Path:
+    lattice = 4.12 * np.eye(3)
+    Structure(lattice, ["Cs", "Cl"], [[0, 0, 0], [0.5, 0.5, 0.5]]).to(str(path))
+    return path
+
+
+def test_files_that_would_have_the_same_name_are_to_be_renamed(tmp_path: Path) -> None:
+    (tmp_path / "other").mkdir()
+    file, other = write_cif(tmp_path / "B2.cif"), write_cif(tmp_path / "other" / "B2.cif")
+    for names in (["B2", str(file)], [str(file), "B2"], [str(file), str(other)]):
+        with pytest.raises(ConfigurationError, match=r"would be called B2.*so rename .*B2\.cif"):
+            open_spaces(names, ["default"])
+    with pytest.raises(ConfigurationError, match="given twice"):
+        open_spaces([str(file), str(file)], ["default"])

@@ -12,10 +12,12 @@ from prototypes import PoolError, StructureFileError
 from screening.errors import (
     CampaignInterrupted,
     ConfigurationError,
+    FolderInUseError,
     InputDataError,
     ModelError,
     OutputError,
     ScreeningError,
+    WorkerKilledError,
     exit_code_of,
     suggest,
 )
@@ -24,7 +26,6 @@ from screening.errors import (
 @pytest.mark.parametrize(
     ("error", "code"),
     [
-        (ScreeningError("x"), 1),
         (ConfigurationError("x"), 2),
         (PoolError("x"), 2),
         (InputDataError("x"), 3),
@@ -34,6 +35,8 @@ from screening.errors import (
         (RecipeError("x"), 2),
         (DataError("x"), 3),
         (OutputError("x"), 5),
+        (WorkerKilledError("x"), 6),
+        (FolderInUseError("x"), 2),
         (CampaignInterrupted("x"), 130),
         (KeyboardInterrupt(), 130),
     ],
@@ -44,6 +47,7 @@ def test_each_kind_of_error_has_its_exit_code(error: BaseException, code: int) -
 
 def test_a_bug_has_no_exit_code() -> None:
     assert exit_code_of(ValueError("unforeseen")) is None
+    assert exit_code_of(ScreeningError("rows were lost")) is None
 
 
 @pytest.mark.parametrize(

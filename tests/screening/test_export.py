@@ -39,6 +39,17 @@ def test_structures_read_back_as_the_prototype(tmp_path: Path, form: ExportForma
         assert structure.volume / len(structure) < 40
 
 
+def test_files_of_an_earlier_export_stay_and_are_named(tmp_path: Path) -> None:
+    table = pa.Table.from_pylist(ROWS)
+    first = export_candidates(table, PROTOTYPES, tmp_path, ExportFormat.POSCAR)
+    assert first.older == ()
+    (tmp_path / "notes.txt").write_text("x")
+    again = export_candidates(table.slice(0, 1), PROTOTYPES, tmp_path, ExportFormat.POSCAR)
+    assert again.files == first.files[:1]
+    assert again.older == first.files[1:]
+    assert first.files[1].is_file()
+
+
 def test_csv_holds_the_rows(tmp_path: Path) -> None:
     table = pa.Table.from_pylist(ROWS)
     exported = export_candidates(table, PROTOTYPES, tmp_path, ExportFormat.CSV)

@@ -8,7 +8,7 @@ import pytest
 
 from screening.columns import SHARD
 from screening.enumerate import Shard
-from screening.errors import ConfigurationError, OutputError
+from screening.errors import ConfigurationError, FolderInUseError, OutputError
 from screening.folder import Receipt, RunFolder
 
 IDENTITY: dict[str, Any] = {
@@ -19,10 +19,10 @@ IDENTITY: dict[str, Any] = {
 
 
 def claim(path: Path, **changes: Any) -> RunFolder:
-    folder = RunFolder.claim(path, IDENTITY | changes)
-    if not folder.manifest_path.exists():
-        shards = [[0, "B2", 0, 10]]
-        folder.write_manifest({"campaign": IDENTITY | changes, "shards": shards})
+    with RunFolder.claim(path, IDENTITY | changes, pytest.fail) as folder:
+        if not folder.manifest_path.exists():
+            shards = [[0, "B2", 0, 10]]
+            folder.write_manifest({"campaign": IDENTITY | changes, "shards": shards})
     return folder
 
 
@@ -92,6 +92,17 @@ def test_leftovers_of_killed_writers_are_removed(tmp_path: Path) -> None:
     leftover.write_text("x")
     claim(tmp_path)
     assert not leftover.exists()
+
+
+def test_a_folder_in_use_is_refused_and_left_alone(tmp_path: Path) -> None:
+    with RunFolder.claim(tmp_path, IDENTITY, pytest.fail):
+        being_written = tmp_path / "shards" / ".00000.parquet.abcd.tmp"
+        being_written.write_text("x")
+        with pytest.raises(FolderInUseError):
+            claim(tmp_path)
+        assert being_written.exists()
+    claim(tmp_path)
+    assert not being_written.exists()
 
 
 def write_shard(folder: RunFolder, shard: Shard, rows: int = 3) -> None:

@@ -41,7 +41,25 @@ def test_table_marks_known_and_unseen() -> None:
     assert "-1.988" in lines[0]
     assert "known" in lines[0]
     assert "known" not in lines[1]
-    assert "model never saw Pa" in lines[1]
+    assert "unseen Pa" in lines[1]
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_table_fits_a_terminal(width: int) -> None:
+    output = io.StringIO()
+    row = ROW | {
+        "rank": 20, "formula": "KMgF3", "prototype": "cubic_perovskite", "rf_rank": 16,
+        "formation_enthalpy_std_ev_per_atom": 0.0334, "rf_formation_enthalpy_ev_per_atom": -3.2184,
+    }  # fmt: skip
+    rows = pa.Table.from_pylist([row, row | {"unseen_elements": "Pa", "known": False}])
+    Console(width=width, file=output).print(draw_ranking(rows, "title"))
+    lines = [" ".join(line.split()) for line in output.getvalue().splitlines()]
+    assert lines[1:3] == [
+        "formation members' Random its",
+        "rank formula prototype enthalpy spread Forest rank",
+    ]
+    assert "20 KMgF3 cubic_perovskite -1.988 0.033 -3.218 16 known" in lines
+    assert "20 KMgF3 cubic_perovskite -1.988 0.033 -3.218 16 unseen Pa" in lines
 
 
 def test_warning_gives_the_measured_bias() -> None:
