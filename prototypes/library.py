@@ -62,7 +62,7 @@ def find_prototype(name_or_path: str | Path, roles: Mapping[str, str] | None = N
         if len(path.parts) > 1:
             raise StructureFileError(f"there is no file {path}; check the path")
         raise UnknownPrototypeError(
-            f'unknown prototype "{name}"{nearest_hint(name, _all_names())}; '
+            f'unknown prototype "{name}"{nearest_hint(name, _all_names()) or ";"} '
             "`screening prototypes` lists them all, and a CIF can be given by its path"
         )
     compounds = [entry for entry in entries if not entry.is_element]

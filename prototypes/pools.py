@@ -130,7 +130,7 @@ def parse_role_pools(specs: Sequence[str], roles: Sequence[str]) -> dict[str, tu
             common = element_pool(spec)
         elif role not in roles:
             raise RoleError(
-                f'unknown site role "{role}" in "{spec}"{nearest_hint(role, roles)}; '
+                f'unknown site role "{role}" in "{spec}"{nearest_hint(role, roles) or ";"} '
                 f"the roles are {', '.join(roles)}"
             )
         elif role in own:
@@ -159,6 +159,6 @@ def _members(word: str) -> frozenset[int]:
         raise PoolError(f'unknown element or group "{word}"; did you mean "{title}"?')
     names = [*GROUPS, *SYMBOLS]
     raise PoolError(
-        f'unknown element or group "{word}"{nearest_hint(word, names)}; '
+        f'unknown element or group "{word}"{nearest_hint(word, names) or ";"} '
         f"write symbols (Li,Na) or one of the groups {', '.join(GROUPS)}"
     )

@@ -126,8 +126,8 @@ def _given_roles(
     for key in roles:
         if key not in known:
             raise RoleError(
-                f'{path} has no element or site label "{key}"{nearest_hint(key, known)}; it has '
-                f"{', '.join(dict.fromkeys([*symbols, *labels]))}"
+                f'{path} has no element or site label "{key}"{nearest_hint(key, known) or ";"} '
+                f"it has {', '.join(dict.fromkeys([*symbols, *labels]))}"
             )
     site_roles = []
     for symbol, label in zip(symbols, labels, strict=True):

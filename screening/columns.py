@@ -1,7 +1,7 @@
 """The one registry of table columns: name, type, unit and a sentence for each.
 
 Every Parquet table that `screening` writes is checked here first, and the column reference of the
-documentation is generated from here (`screening columns`).
+documentation is generated from here (`scripts/write_reference.py`).
 """
 
 from __future__ import annotations

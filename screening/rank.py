@@ -94,15 +94,15 @@ def select_candidates(
         if symbol not in there:
             elements = sorted(found for found in there if found)
             raise ConfigurationError(
-                f"no candidate of this campaign holds {symbol}{suggest(symbol, elements)}; "
-                f"elements: {' '.join(elements)}"
+                f"no candidate of this campaign holds {symbol}"
+                f"{suggest(symbol, elements) or ';'} it has {' '.join(elements)}"
             )
     names = pc.unique(ranking["prototype"]).to_pylist()
     for prototype in prototypes:
         if prototype not in names:
             raise ConfigurationError(
                 f"no candidate of this campaign has the prototype {prototype}"
-                f"{suggest(prototype, names)}; prototypes: {', '.join(names)}"
+                f"{suggest(prototype, names) or ';'} it has {', '.join(names)}"
             )
     keep = np.ones(len(ranking), dtype=bool)
     for symbol in containing:

@@ -134,5 +134,5 @@ def test_selection_names_the_nearest(tmp_path: Path) -> None:
     ranking, _ = rank_candidates(write_shards(tmp_path), ["B2", "L1_0"])
     with pytest.raises(ConfigurationError, match=r'no candidate of this campaign holds li.*"Li"'):
         select_candidates(ranking, containing=["li"])
-    with pytest.raises(ConfigurationError, match="prototypes: B2"):
+    with pytest.raises(ConfigurationError, match="spinel; it has B2"):
         select_candidates(ranking, prototypes=["spinel"])
