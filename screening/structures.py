@@ -4,10 +4,12 @@ Whatever is read comes back as crystals, and whatever cannot be used comes back 
 its reason: the number of crystals and failures together is the number of structures found.
 """
 
+import os
 import re
 import shlex
 import warnings
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,8 +21,9 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
+from prototypes import ATOMIC_NUMBERS, SYMBOLS
 from screening.crystal import Crystal
-from screening.errors import InputDataError, suggest
+from screening.errors import ConfigurationError, InputDataError, suggest
 from screening.features.table import Failure
 
 if TYPE_CHECKING:
@@ -31,52 +34,65 @@ SHORTEST_DISTANCE = 0.5
 
 STRUCTURE_COLUMNS = ("lattice", "species", "frac_coords")
 
-SYMBOLS = (
-    "H He Li Be B C N O F Ne Na Mg Al Si P S Cl Ar K Ca Sc Ti V Cr Mn Fe Co Ni Cu Zn Ga Ge As Se "
-    "Br Kr Rb Sr Y Zr Nb Mo Tc Ru Rh Pd Ag Cd In Sn Sb Te I Xe Cs Ba La Ce Pr Nd Pm Sm Eu Gd Tb "
-    "Dy Ho Er Tm Yb Lu Hf Ta W Re Os Ir Pt Au Hg Tl Pb Bi Po At Rn Fr Ra Ac Th Pa U Np Pu Am Cm "
-    "Bk Cf Es Fm Md No Lr Rf Db Sg Bh Hs Mt Ds Rg Cn Nh Fl Mc Lv Ts Og"
-).split()
-"""Symbols of the elements, by atomic number from 1."""
-
-_NUMBERS = {symbol: number for number, symbol in enumerate(SYMBOLS, start=1)} | {"D": 1, "T": 1}
+_NUMBERS = ATOMIC_NUMBERS | {"D": 1, "T": 1}
 _POSCAR_NAME = re.compile(r"(POSCAR|CONTCAR)", re.IGNORECASE)
 
 
-def read_structures(paths: Sequence[Path]) -> tuple[list[Crystal], list[Failure]]:
+def read_structures(
+    paths: Sequence[Path],
+    *,
+    output: Collection[Path] = (),
+    say: Callable[[str], None] = lambda sentence: None,
+) -> tuple[list[Crystal], list[Failure]]:
     """Read structure files, structure tables and folders of them.
 
-    A file's id is its name (relative to the folder that was given); a file that holds several
-    structures numbers them, ``name#0``, ``name#1``; a Parquet row keeps its ``id``.
+    A file's id is its name (relative to the folder that was given), with as many parent folders
+    before it as tell it from the other files; a file that holds several structures numbers them,
+    ``name#0``, ``name#1``; a Parquet row keeps its ``id``.
 
     Args:
         paths: Files or folders. In a folder every file of a known kind is read, also in
-            subfolders.
+            subfolders, but for hidden ones and for Parquet files that are no structure tables.
+        output: Files that will be written; those found in a folder are not read.
+        say: Told which Parquet files of folders are no structure tables.
 
     Returns:
         The crystals, in the order of the files, and what could not be used with its reason.
 
     Raises:
+        ConfigurationError: A structure file is also an output.
         InputDataError: A path does not exist, a folder holds no structure file, a file's kind is
-            not known, a Parquet file is not a structure table, or two structures share an id.
+            not known, a Parquet file is not a structure table, a file is given twice, or rows of
+            tables share an id.
     """
+    written = {os.path.abspath(path) for path in output}
+    found: list[tuple[str, Path]] = []
+    no_tables: list[Path] = []
+    for path in paths:
+        found += _expand(path, written, no_tables)
+    if no_tables:
+        say(
+            f"left out {len(no_tables):,} Parquet files without columns "
+            f"{', '.join(STRUCTURE_COLUMNS)}, which are no structures (the first: {no_tables[0]})"
+        )
+    for _, file in found:
+        if os.path.abspath(file) in written:
+            raise ConfigurationError(f"{file} holds structures and is the output; choose another")
     crystals: list[Crystal] = []
     failures: list[Failure] = []
-    for path in paths:
-        for name, file in _expand(path):
-            if file.suffix.lower() == ".parquet":
-                read, failed = read_structure_table(file)
-            else:
-                read, failed = _read_file(file, name)
-            crystals += read
-            failures += failed
-    seen: set[str] = set()
-    for name in [crystal.id for crystal in crystals] + [failure.id for failure in failures]:
-        if name in seen:
+    for name, file in _name_apart(found):
+        if file.suffix.lower() == ".parquet":
+            read, failed = read_structure_table(file)
+        else:
+            read, failed = _read_file(file, name)
+        crystals += read
+        failures += failed
+    counts = Counter([crystal.id for crystal in crystals] + [failure.id for failure in failures])
+    for name, count in counts.items():
+        if count > 1:
             raise InputDataError(
-                f"two structures are called {name!r}. Give each file once, or rename one."
+                f"{count} structures are called {name!r}. Give each table once, with unique ids."
             )
-        seen.add(name)
     return crystals, failures
 
 
@@ -110,6 +126,8 @@ def read_structure_table(path: Path) -> tuple[list[Crystal], list[Failure]]:
         coords, coord_starts = _flatten(table["frac_coords"], pa.float64())
         symbols, site_starts = _flatten(table["species"], pa.string())
     except pa.ArrowException as error:
+        if not ids:
+            return [], []
         raise InputDataError(
             f"{path}: columns {', '.join(STRUCTURE_COLUMNS)} must hold lists of numbers, symbols "
             f"and numbers: {error}"
@@ -213,15 +231,27 @@ def convert_structure(structure: "Structure", name: str) -> Crystal:
     )
 
 
-def _expand(path: Path) -> list[tuple[str, Path]]:
+def _expand(path: Path, written: Collection[str], no_tables: list[Path]) -> list[tuple[str, Path]]:
+    """Names and paths of the files that a path stands for; adds to `no_tables` what is none."""
     if path.is_dir():
-        found = sorted(file for file in path.rglob("*") if file.is_file() and _kind(file))
+        found = []
+        for file in sorted(path.rglob("*")):
+            name = file.relative_to(path)
+            hidden = any(part.startswith(".") for part in name.parts)
+            if hidden or not file.is_file() or _kind(file) is None:
+                continue
+            if _kind(file) == "parquet" and not _is_structure_table(file):
+                if os.path.abspath(file) not in written:
+                    no_tables.append(file)
+                continue
+            found.append((str(name), file))
         if not found:
             raise InputDataError(
                 f"{path} holds no structure file. Known: .cif, POSCAR/CONTCAR/.vasp, "
-                ".xyz/.extxyz, .parquet."
+                ".xyz/.extxyz, .parquet with columns "
+                f"id, {', '.join(STRUCTURE_COLUMNS)}."
             )
-        return [(str(file.relative_to(path)), file) for file in found]
+        return found
     if not path.exists():
         nearby = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
         raise InputDataError(f"{path} does not exist{suggest(path.name, nearby)}")
@@ -231,6 +261,28 @@ def _expand(path: Path) -> list[tuple[str, Path]]:
             ".xyz/.extxyz, .parquet."
         )
     return [(path.name, path)]
+
+
+def _is_structure_table(path: Path) -> bool:
+    try:
+        return set(STRUCTURE_COLUMNS) <= set(pq.read_schema(path).names)
+    except (OSError, pa.ArrowException) as error:
+        raise InputDataError(f"cannot read {path} as Parquet: {error}") from error
+
+
+def _name_apart(files: Sequence[tuple[str, Path]]) -> list[tuple[str, Path]]:
+    """Put parent folders before the names that several files share."""
+    places = [os.path.abspath(file) for _, file in files]
+    for place, count in Counter(places).items():
+        if count > 1:
+            raise InputDataError(f"{place} is given {count} times. Give each file once.")
+    names = [name for name, _ in files]
+    while shared := {name for name, count in Counter(names).items() if count > 1}:
+        for row, name in enumerate(names):
+            if name in shared:
+                parts = Path(places[row]).parts
+                names[row] = str(Path(*parts[-len(Path(name).parts) - 1 :]))
+    return list(zip(names, (file for _, file in files), strict=True))
 
 
 def _kind(path: Path) -> str | None:

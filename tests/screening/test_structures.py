@@ -11,7 +11,7 @@ from pymatgen.core.lattice import Lattice
 from pymatgen.core.structure import Structure
 
 from screening.crystal import Crystal
-from screening.errors import InputDataError
+from screening.errors import ConfigurationError, InputDataError
 from screening.structures import (
     SHORTEST_DISTANCE,
     convert_structure,
@@ -151,8 +151,47 @@ def test_paths_that_cannot_be_meant(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputDataError, match="no structure file"):
         read_structures([tmp_path / "empty"])
-    with pytest.raises(InputDataError, match=r"two structures are called 'salt\.cif'"):
-        read_structures([tmp_path / "salt.cif", tmp_path / "salt.cif"])
+    with pytest.raises(InputDataError, match=r"salt\.cif is given 2 times"):
+        read_structures([tmp_path / "salt.cif", tmp_path / "empty" / ".." / "salt.cif"])
+
+
+def test_files_of_one_name_are_told_apart_by_their_folders(tmp_path: Path) -> None:
+    places = ["a/c1/POSCAR", "a/c2/POSCAR", "b/c1/POSCAR", "b/c3/CONTCAR"]
+    for place in places:
+        (tmp_path / place).parent.mkdir(parents=True)
+        ROCK_SALT.to(filename=str(tmp_path / place), fmt="poscar")
+    files, _ = read_structures([tmp_path / place for place in places])
+    assert [c.id for c in files] == ["a/c1/POSCAR", "c2/POSCAR", "b/c1/POSCAR", "CONTCAR"]
+    folders, _ = read_structures([tmp_path / "a", tmp_path / "b"])
+    assert [c.id for c in folders] == ["a/c1/POSCAR", "c2/POSCAR", "b/c1/POSCAR", "c3/CONTCAR"]
+    whole, _ = read_structures([tmp_path])
+    assert [c.id for c in whole] == places
+
+
+def test_tables_with_the_same_ids_are_refused(tmp_path: Path) -> None:
+    tables = [write_table(tmp_path / name) for name in ("t.parquet", "u.parquet")]
+    with pytest.raises(InputDataError, match="2 structures are called 'a'"):
+        read_structures(tables)
+
+
+def test_other_tables_and_hidden_files_of_folders_are_left_out(tmp_path: Path) -> None:
+    write_table(tmp_path / "t.parquet")
+    write_table(tmp_path / ".t.parquet")
+    for name in ("x.parquet", "p.parquet", "q.parquet"):
+        pd.DataFrame({"id": ["a"]}).to_parquet(tmp_path / name)
+    said: list[str] = []
+    crystals, failures = read_structures(
+        [tmp_path], output=[tmp_path / "p.parquet"], say=said.append
+    )
+    assert [c.id for c in crystals] == ["a", "b"]
+    assert not failures
+    assert len(said) == 1
+    assert "2 Parquet files" in said[0]
+    with pytest.raises(InputDataError, match="no column"):
+        read_structures([tmp_path / "x.parquet"])
+    for path in (tmp_path, tmp_path / "t.parquet"):
+        with pytest.raises(ConfigurationError, match=r"t\.parquet holds structures and is the out"):
+            read_structures([path], output=[tmp_path / "t.parquet"])
 
 
 def test_table_rows_are_crystals_or_failures(tmp_path: Path) -> None:
