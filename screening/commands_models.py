@@ -9,22 +9,37 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 
+from screening.commands_campaign import DEVICES, complete_device, complete_from, complete_model
 from screening.errors import ConfigurationError, InputDataError, suggest
+from screening.features import Engine
 
 if TYPE_CHECKING:
     from rich.progress import TaskID
 
-    from screening.feature_tables import Engine, ParallelMap
+    from screening.crystal import Crystal
+    from screening.feature_tables import ParallelMap, ProgressCall
     from screening.features.table import Failure
     from screening.model_card import Card, Score, Source
 
-DEVICES = ("auto", "cpu", "cuda")
+RECIPES = ("default", "paper")
+ENGINES: tuple[Engine, ...] = get_args(Engine)
 TERMINAL_ROWS = 20
 SECONDS_BETWEEN_LINES = 10.0
+
+
+def complete_engine(incomplete: str) -> list[str]:
+    """Complete a featurizer."""
+    return complete_from(ENGINES, incomplete)
+
+
+def complete_recipe(incomplete: str) -> list[str]:
+    """Complete a training recipe."""
+    return complete_from(RECIPES, incomplete)
+
 
 Inputs = Annotated[
     list[Path],
@@ -36,9 +51,19 @@ Inputs = Annotated[
 ]
 EngineOption = Annotated[
     str,
-    typer.Option(help="fast (Voro++ and array arithmetic) or matminer (the reference, slow)."),
+    typer.Option(
+        help="fast (Voro++ and array arithmetic) or matminer (the reference, slow).",
+        autocompletion=complete_engine,
+    ),
 ]
-DeviceOption = Annotated[str, typer.Option(help="Where networks run: auto, cpu or cuda.")]
+DeviceOption = Annotated[
+    str,
+    typer.Option(help="Where networks run: auto, cpu or cuda.", autocompletion=complete_device),
+]
+ModelArgument = Annotated[
+    str,
+    typer.Argument(help="Bundled model or model folder.", autocompletion=complete_model),
+]
 WorkersOption = Annotated[
     int | None,
     typer.Option(
@@ -86,18 +111,16 @@ def featurize(
     element properties are listed in .imputed.parquet. A killed run continues on the same command.
     """
     from screening.feature_tables import featurize_structures, write_features
-    from screening.structures import read_structures
 
     chosen = _check_engine(engine)
-    _check_output(out, overwrite)
-    crystals, unread = read_structures(inputs)
-    _refuse_if_none(crystals, unread)
+    _check_output(out, overwrite, ".parquet")
+    crystals, unread = _read_inputs(inputs, out)
     parts = out.with_name(f".{out.name}.parts")
-    with _progress("sites featurized") as progress:
+    with _interruptible("the same command goes on from here"), _progress("sites") as [progress]:
         features = featurize_structures(
             crystals, parts, engine=chosen, run=_parallel(workers, scheduler), progress=progress
         )
-    _refuse_if_none(features.ids, [*unread, *features.failures])
+    _refuse_if_none(features.ids, [*unread, *features.failures], out)
     write_features(features, out, unread)
     shutil.rmtree(parts, ignore_errors=True)
     _say(f"{out}: {len(features.ids):,} structures")
@@ -117,7 +140,10 @@ def train(
     target: Annotated[str, typer.Option(help="Energy column, eV/atom.")] = (
         "formation_energy_per_atom"
     ),
-    recipe: Annotated[str, typer.Option(help="Training recipe: default or paper.")] = "default",
+    recipe: Annotated[
+        str,
+        typer.Option(help="Training recipe: default or paper.", autocompletion=complete_recipe),
+    ] = "default",
     architecture: Annotated[
         str | None,
         typer.Option(
@@ -168,10 +194,22 @@ def train(
     licence: Annotated[str, typer.Option(help="Licence of the weights, for the card.")] = (
         "not stated"
     ),
-    workers: WorkersOption = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            help="Worker processes for the features, cores of the forest and, on the CPU, most "
+            "networks trained side by side; 0 computes the features in this process and trains "
+            "one network after the other and the forest on one core.",
+            show_default="one per core",
+        ),
+    ] = None,
     scheduler: SchedulerOption = None,
     overwrite: Annotated[
-        bool, typer.Option(help="Remove the model or training in OUT and begin anew.")
+        bool,
+        typer.Option(
+            help="Remove the model or training in OUT and begin anew, once DATA are found usable."
+        ),
     ] = False,
 ) -> None:
     """Train an ensemble of IRNets and a Random Forest.
@@ -181,7 +219,7 @@ def train(
     from irnet.recipe import find_recipe
     from screening.dataset import CROSS_CHECK_TOLERANCE, Protocol, read_formulas
     from screening.settings import count_cores
-    from screening.training import Reporter, TrainingRequest, clear_folder, train_model
+    from screening.training import Reporter, TrainingRequest, train_model
 
     changes: dict[str, Any] = {"architecture": architecture, "epochs": epochs}
     chosen = find_recipe(recipe).with_changes(
@@ -206,23 +244,32 @@ def train(
         features=features,
         engine=_check_engine(engine),
         device=_check_device(device),
-        jobs=workers or count_cores(),
+        jobs=count_cores() if workers is None else max(1, workers),
         licence=licence,
         sources=_read_sources(sources) if sources else (),
     )
-    if overwrite:
-        clear_folder(out)
-    with _progress("sites featurized") as featurized, _progress("epochs") as trained:
-        reporter = Reporter(_say, featurized, trained)
-        card = train_model(request, run=_parallel(workers, scheduler), reporter=reporter)
+    with (
+        _interruptible("the same command, without --overwrite, goes on from here"),
+        _progress("sites", "epochs") as [featurized, trained],
+    ):
+        card = train_model(
+            request,
+            run=_parallel(workers, scheduler),
+            reporter=Reporter(_say, featurized, trained),
+            overwrite=overwrite,
+        )
     _print_scores(card.held_out, "held-out rows")
     _say(f"{out}: finished")
 
 
 def evaluate(
-    model: Annotated[str, typer.Argument(help="Bundled model or model folder.")],
+    model: ModelArgument,
     data: Annotated[
-        Path, typer.Argument(help="Parquet table of structures with kind and energy columns.")
+        Path,
+        typer.Argument(
+            help="Parquet table of structures with an energy column; a kind column (B2, L1_0, "
+            "perov_Pnma, perov_cubic) names their prototypes."
+        ),
     ],
     target: Annotated[str, typer.Option(help="Energy column, eV/atom.")] = (
         "formation_energy_per_atom"
@@ -234,7 +281,11 @@ def evaluate(
     out: Annotated[Path | None, typer.Option(help="JSON file to write the scores to.")] = None,
     overwrite: Annotated[bool, typer.Option(help="Replace the output if it exists.")] = False,
 ) -> None:
-    """Measure a model on the compounds of a combinatorial search (the paper's Table 5)."""
+    """Measure a model on compounds with known energies.
+
+    With a kind column: per prototype, on relaxed and on ideal cells (the paper's Table 5). Without
+    one: all rows as one group, on the structures as they are.
+    """
     from screening.columns import written_atomically
     from screening.evaluation import evaluate_model, read_evaluation_set, tabulate
     from screening.model_card import write_card
@@ -244,7 +295,18 @@ def evaluate(
         _check_output(out, overwrite)
     _check_device(device)
     loaded = load_model(model)
-    evaluation = evaluate_model(loaded, read_evaluation_set(data, target), device=device)
+    compounds = read_evaluation_set(data, target)
+    if compounds.kinds is None:
+        if update_card:
+            raise ConfigurationError(
+                f"{data} has no kind column, and a card keeps errors per prototype; leave out "
+                "--update-card, or name the prototypes"
+            )
+        _say(
+            f"{data} has no kind column: its {len(compounds.target):,} rows are scored as one "
+            "group, on their own geometry only"
+        )
+    evaluation = evaluate_model(loaded, compounds, device=device)
     if evaluation.formulas_seen:
         _say(
             f"warning: the model was trained on the formulas of {evaluation.formulas_seen:,} of "
@@ -253,7 +315,8 @@ def evaluate(
         )
     for geometry in ("relaxed", "ideal"):
         rows = tabulate(evaluation, "relaxed" if geometry == "relaxed" else "ideal")
-        _print_table(f"{geometry} geometry, eV/atom", rows)
+        if len(rows) > 1:
+            _print_table(f"{geometry} geometry, eV/atom", rows)
     if out is not None:
         with written_atomically(out) as temporary:
             temporary.write_text(evaluation.model_dump_json(indent=1) + "\n")
@@ -265,7 +328,9 @@ def evaluate(
 def predict(
     inputs: Inputs,
     out: Annotated[Path, typer.Option(help="Parquet file to write.")],
-    model: Annotated[str, typer.Option(help="Bundled model or model folder.")] = "default",
+    model: Annotated[
+        str, typer.Option(help="Bundled model or model folder.", autocompletion=complete_model)
+    ] = "default",
     engine: EngineOption = "fast",
     device: DeviceOption = "auto",
     workers: Annotated[
@@ -282,17 +347,16 @@ def predict(
     """
     from screening.model_library import load_model
     from screening.predict import predict_structures, show_predictions, write_predictions
-    from screening.structures import read_structures
 
     chosen = _check_engine(engine)
+    _check_output(out, overwrite, ".parquet")
     _check_device(device)
-    _check_output(out, overwrite)
-    crystals, unread = read_structures(inputs)
-    _refuse_if_none(crystals, unread)
+    crystals, unread = _read_inputs(inputs, out)
     loaded = load_model(model)
     with (
+        _interruptible("nothing was written"),
         tempfile.TemporaryDirectory(prefix="screening-") as work,
-        _progress("sites featurized") as progress,
+        _progress("sites") as [progress],
     ):
         table, failures = predict_structures(
             loaded,
@@ -304,7 +368,7 @@ def predict(
             progress=progress,
         )
     everything = [*unread, *failures]
-    _refuse_if_none(range(table.num_rows), everything)
+    _refuse_if_none(range(table.num_rows), everything, out)
     write_predictions(table, everything, out)
     shown = show_predictions(table, top)
     if len(shown):
@@ -329,7 +393,7 @@ def list_bundled(context: typer.Context) -> None:
 
 
 def show_model(
-    model: Annotated[str, typer.Argument(help="Bundled model or model folder.")] = "default",
+    model: ModelArgument = "default",
     json: Annotated[bool, typer.Option("--json", help="Print the whole card as JSON.")] = False,
 ) -> None:
     """Show the card of a model."""
@@ -412,19 +476,41 @@ def _say_failures(failures: Sequence[Failure], out: Path) -> None:
         )
 
 
-def _refuse_if_none(found: Sequence[Any], failures: Sequence[Failure]) -> None:
+def _read_inputs(inputs: Sequence[Path], out: Path) -> tuple[list[Crystal], list[Failure]]:
+    """Read the structures; those of them that can be used are at least one."""
+    from screening.feature_tables import beside
+    from screening.structures import read_structures
+
+    written = (out, beside(out, "failures"), beside(out, "imputed"))
+    crystals, unread = read_structures(inputs, output=written, say=_say)
+    _refuse_if_none(crystals, unread, out)
+    return crystals, unread
+
+
+def _refuse_if_none(found: Sequence[Any], failures: Sequence[Failure], out: Path) -> None:
     if len(found):
         return
+    if not failures:
+        raise InputDataError("the input holds no structures. Give other files.")
+    from screening.feature_tables import write_failures
+
     reasons = "; ".join(f"{failure.id}: {failure.reason}" for failure in failures[:3])
     more = f" (and {len(failures) - 3:,} more)" if len(failures) > 3 else ""
     raise InputDataError(
-        f"no structure can be used. {reasons}{more}. Correct or replace the files."
+        f"no structure can be used. {reasons}{more}. Correct or replace the files. "
+        f"All of them are in {write_failures(failures, out)}"
     )
 
 
-def _check_output(out: Path, overwrite: bool) -> None:
+def _check_output(out: Path, overwrite: bool, suffix: str | None = None) -> None:
     from screening.errors import OutputError
 
+    if out.is_dir():
+        raise ConfigurationError(f"--out {out} is a folder; give the name of a file")
+    if suffix is not None and out.suffix != suffix:
+        raise ConfigurationError(
+            f"--out {out} must end in {suffix}: it is written as Parquet, nothing else"
+        )
     if out.exists() and not overwrite:
         raise ConfigurationError(f"{out} exists; give --overwrite to replace it")
     try:
@@ -436,13 +522,12 @@ def _check_output(out: Path, overwrite: bool) -> None:
 
 
 def _check_engine(engine: str) -> Engine:
-    from screening.feature_tables import ENGINES
-
     for known in ENGINES:
         if engine == known:
             return known
-    raise ConfigurationError(f'--engine "{engine}" is none of {", ".join(ENGINES)}'
-                             f"{suggest(engine, ENGINES)}")  # fmt: skip
+    raise ConfigurationError(
+        f'--engine "{engine}" is none of {", ".join(ENGINES)}{suggest(engine, ENGINES)}'
+    )
 
 
 def _check_device(device: str) -> str:
@@ -450,6 +535,10 @@ def _check_device(device: str) -> str:
         raise ConfigurationError(
             f'--device "{device}" is none of {", ".join(DEVICES)}{suggest(device, DEVICES)}'
         )
+    if device == "cuda":
+        from irnet.device import choose_device
+
+        choose_device(device)
     return device
 
 
@@ -493,8 +582,21 @@ def _parallel(workers: int | None, scheduler: str | None) -> ParallelMap | None:
 
 
 @contextmanager
-def _progress(what: str) -> Iterator[Callable[[int, int, str], None]]:
-    """A bar on a terminal, a line every few seconds elsewhere; both on stderr."""
+def _interruptible(what_now: str) -> Iterator[None]:
+    """Say at Ctrl-C what is kept."""
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        raise KeyboardInterrupt(f"interrupted; {what_now}") from error
+
+
+@contextmanager
+def _progress(*kinds: str) -> Iterator[list[ProgressCall]]:
+    """A bar on a terminal, a line every few seconds elsewhere; both on stderr.
+
+    Args:
+        kinds: What is counted, one after the other: the bar shows the last that began.
+    """
     from rich.console import Console
     from rich.progress import (
         BarColumn,
@@ -504,40 +606,49 @@ def _progress(what: str) -> Iterator[Callable[[int, int, str], None]]:
         TimeElapsedColumn,
         TimeRemainingColumn,
     )
+    from rich.table import Column
 
     live = sys.stderr.isatty()
     bar = Progress(
-        TextColumn(what),
-        BarColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=10),
         MofNCompleteColumn(),
-        TextColumn("{task.fields[note]}"),
+        TextColumn("{task.fields[note]}", table_column=Column(no_wrap=True, overflow="ellipsis")),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
         console=Console(stderr=True),
         disable=not live,
     )
-    row: list[TaskID] = []
-    started = spoken = time.monotonic()
-    already = 0
+    rows: dict[str, TaskID] = {}
 
-    def show(done: int, total: int, note: str = "") -> None:
-        nonlocal spoken, already
-        if not row:
-            row.append(bar.add_task(what, total=total, completed=done, note=note))
-            already = done
-        bar.update(row[0], completed=done, note=note)
-        now = time.monotonic()
-        if live or (now - spoken < SECONDS_BETWEEN_LINES and done < total):
-            return
-        spoken = now
-        left = (total - done) * (now - started) / max(1, done - already)
-        _say(
-            f"{what}: {done:,} of {total:,}, {(done - already) / (now - started):,.1f}/s, "
-            f"{left:,.0f} s left" + (f"; {note}" if note else "")
-        )
+    def count(what: str) -> ProgressCall:
+        began = spoken = time.monotonic()
+        already = 0
+
+        def show(done: int, total: int, note: str) -> None:
+            nonlocal began, spoken, already
+            if what not in rows:
+                for row in rows.values():
+                    bar.update(row, visible=False)
+                rows[what] = bar.add_task(what, total=total, note=note)
+                began = spoken = time.monotonic()
+                already = done
+            bar.update(rows[what], completed=done, note=note)
+            now = time.monotonic()
+            if live or (now - spoken < SECONDS_BETWEEN_LINES and done < total):
+                return
+            spoken = now
+            rate = (done - already) / max(now - began, 1e-9)
+            left = (total - done) / rate if rate else 0.0
+            _say(
+                f"{what}: {done:,} of {total:,}, {rate:,.1f}/s, {left:,.0f} s left"
+                + (f"; {note}" if note else "")
+            )
+
+        return show
 
     with bar:
-        yield show
+        yield [count(kind) for kind in kinds]
 
 
 def _print_table(title: str, rows: Sequence[Sequence[str]]) -> None:

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from screening.errors import ConfigurationError, ModelError, OutputError
+from screening.errors import ConfigurationError, ModelError
 from screening.evaluation import predict_all, score_predictions
-from screening.model_card import CARD_NAME, Card, Compression, read_card, write_card
+from screening.model_card import Card, Compression, read_card, write_card
 from screening.model_library import (
     ENSEMBLE_NAME,
     FOREST_NAME,
@@ -18,7 +18,13 @@ from screening.model_library import (
     load_model,
     model_files,
 )
-from screening.training import HELD_OUT_NAME, load_rows, writing_to
+from screening.training import (
+    HELD_OUT_NAME,
+    SMALL_MODEL_FILES,
+    clear_folder,
+    load_rows,
+    writing_to,
+)
 
 WEIGHTS = "int8"
 LEAVES = "float16"
@@ -28,9 +34,9 @@ def bundle_model(
     source: Path,
     destination: Path,
     *,
+    nodes: int,
     twin: Path | None = None,
     trees: int | None = None,
-    nodes: int = 2_100_000,
     overwrite: bool = False,
 ) -> Card:
     """Write a small copy of a model, with the cost in error measured and put into its card.
@@ -44,9 +50,9 @@ def bundle_model(
     Args:
         source: The model.
         destination: Folder of the small model.
+        nodes: Most nodes of the pruned forest.
         twin: Small model whose errors, evaluation and cost of compression the card takes over.
         trees: Trees of the forest to keep; all if None.
-        nodes: Most nodes of the pruned forest.
         overwrite: Whether to replace a model at the destination.
 
     Returns:
@@ -55,9 +61,14 @@ def bundle_model(
     Raises:
         ModelError: The source is no finished model or has no held-out rows and no twin; or the
             twin is not a small model.
-        ConfigurationError: The destination is there already.
+        ConfigurationError: The destination is there already, or is the source or the twin.
         OutputError: It cannot be written.
     """
+    for needed in (source, twin):
+        if needed is not None and needed.resolve() == destination.resolve():
+            raise ConfigurationError(
+                f"{destination} is read from and cannot be the destination. Choose another folder."
+            )
     if twin is None and not (source / HELD_OUT_NAME).exists():
         raise ModelError(
             f"{source} has no held-out rows to measure the cost on. Give --twin a small model of "
@@ -67,7 +78,10 @@ def bundle_model(
     measured = None if twin is None else read_card(twin)
     if measured is not None and measured.compression is None:
         raise ModelError(f"{twin} is not a small model. Bundle it first, then give it as --twin.")
-    _clear(destination, overwrite)
+    with writing_to(destination):
+        if not overwrite and destination.exists() and any(destination.iterdir()):
+            raise ConfigurationError(f"{destination} exists; give --overwrite to replace it")
+    clear_folder(destination, SMALL_MODEL_FILES)
     with writing_to(destination):
         destination.mkdir(parents=True, exist_ok=True)
         large.ensemble.save(destination / ENSEMBLE_NAME, precision=WEIGHTS)
@@ -155,21 +169,3 @@ def _measure(large: ScreeningModel, small: ScreeningModel) -> dict[str, Any]:
             largest_irnet_change=float(np.abs(after["irnet"] - before["irnet"]).max()),
         ),
     }
-
-
-def _clear(destination: Path, overwrite: bool) -> None:
-    try:
-        if not destination.exists() or not any(destination.iterdir()):
-            return
-        if not overwrite:
-            raise ConfigurationError(f"{destination} exists; give --overwrite to replace it")
-        owned = {CARD_NAME, ENSEMBLE_NAME, FOREST_NAME, FORMULAS_NAME}
-        foreign = sorted(entry.name for entry in destination.iterdir() if entry.name not in owned)
-        if foreign:
-            raise ConfigurationError(
-                f"{destination} holds {foreign[0]!r}, which is no part of a small model; it is "
-                "left as it is. Choose another folder."
-            )
-        shutil.rmtree(destination)
-    except OSError as error:
-        raise OutputError.from_os_error(error, destination) from error

@@ -6,6 +6,8 @@ a ``formula`` and an energy column beside them. Rows never leave silently: every
 either in the training set or counted under the reason it was dropped for.
 """
 
+from __future__ import annotations
+
 import hashlib
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -22,6 +24,7 @@ from numpy.typing import NDArray
 from screening.crystal import Crystal
 from screening.errors import InputDataError, suggest
 from screening.features.schema import FEATURES
+from screening.model_card import hash_file
 from screening.structures import STRUCTURE_COLUMNS, read_structure_table
 
 DEFAULT_TARGET = "formation_energy_per_atom"
@@ -94,7 +97,7 @@ class TrainingSet:
         """Number of rows."""
         return len(self.ids)
 
-    def select(self, rows: IntArray, reason: str | None = None) -> "TrainingSet":
+    def select(self, rows: IntArray, reason: str | None = None) -> TrainingSet:
         """The given rows, in the given order.
 
         Args:
@@ -320,10 +323,23 @@ def require_columns(present: Iterable[str], needed: Iterable[str], path: Path) -
             raise InputDataError(f"{path} has no column {name!r}{hint}")
 
 
-def hash_file(path: Path) -> str:
-    """SHA-256 of a file's bytes, 64 hexadecimal digits."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+def read_energies(column: pd.Series[Any], path: Path) -> FloatArray:
+    """The numbers of an energy column.
+
+    Args:
+        column: The column, length n.
+        path: The file, for the message.
+
+    Returns:
+        Shape (n,), NaN where there is none.
+
+    Raises:
+        InputDataError: The column holds something else than numbers.
+    """
+    try:
+        return column.to_numpy(dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise InputDataError(f"{path}: column {column.name!r} does not hold numbers.") from error
 
 
 def _columns(path: Path) -> list[str]:
@@ -343,12 +359,7 @@ def _read_file(path: Path, protocol: Protocol) -> TrainingSet:
     light = pd.read_parquet(path, columns=["id", protocol.target, *optional])
     source = DataFile(path.name, hash_file(path), len(light))
     ids = light["id"].astype(str).tolist()
-    try:
-        target = light[protocol.target].to_numpy(dtype=np.float64)
-    except (TypeError, ValueError) as error:
-        raise InputDataError(
-            f"{path}: column {protocol.target!r} does not hold numbers."
-        ) from error
+    target = read_energies(light[protocol.target], path)
 
     dropped: Counter[str] = Counter()
     keep = np.ones(len(light), dtype=bool)

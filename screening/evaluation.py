@@ -15,10 +15,10 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from screening.crystal import Crystal
-from screening.dataset import DEFAULT_TARGET, hash_file, require_columns
+from screening.dataset import DEFAULT_TARGET, read_energies, require_columns
 from screening.errors import InputDataError
 from screening.features.schema import FEATURES
-from screening.model_card import PROTOTYPE_KINDS, DataFileEntry, Evaluation, Score
+from screening.model_card import PROTOTYPE_KINDS, DataFileEntry, Evaluation, Score, hash_file
 from screening.model_library import ScreeningModel
 from screening.structures import read_structure_table
 
@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 
 Predictor = Literal["irnet", "irnet_member", "random_forest"]
 Geometry = Literal["relaxed", "ideal"]
+
+ALL_ROWS = "all"
+"""Group of the scores of a set without kinds."""
 
 NEIGHBOURS_OF_B = 6
 """A perovskite's B is in an octahedron of X."""
@@ -44,19 +47,19 @@ PAPER_TABLE_5: dict[str, tuple[float, float]] = {
 
 @dataclass(frozen=True)
 class EvaluationSet:
-    """Compounds with known energies, sorted by prototype.
+    """Compounds with known energies, sorted by prototype where that is known.
 
     Attributes:
         file: The file that they come from.
         crystals: The relaxed structures, in the order of the rows.
-        kinds: Kind of each, such as ``B2``; shape (n,).
+        kinds: Kind of each, such as ``B2``; shape (n,). None for compounds of any structure.
         schemes: Energy corrections of each label; shape (n,).
         target: Energies, eV/atom; shape (n,).
     """
 
     file: DataFileEntry
     crystals: tuple[Crystal, ...]
-    kinds: NDArray[np.str_]
+    kinds: NDArray[np.str_] | None
     schemes: NDArray[np.str_]
     target: NDArray[np.float64]
 
@@ -65,7 +68,7 @@ def read_evaluation_set(path: Path, target: str = DEFAULT_TARGET) -> EvaluationS
     """Read an evaluation set.
 
     Args:
-        path: Parquet table of structures with columns ``kind`` and the target, and optionally
+        path: Parquet table of structures with the target and optionally columns ``kind`` and
             ``scheme``; what a label's scheme says after ``(`` is its provenance and is left out.
         target: Name of the energy column.
 
@@ -73,31 +76,35 @@ def read_evaluation_set(path: Path, target: str = DEFAULT_TARGET) -> EvaluationS
         The evaluation set.
 
     Raises:
-        InputDataError: A column is missing, a structure is unusable, an energy is not a number,
-            or a kind is none of those that there are prototypes for.
+        InputDataError: A column or every row is missing, a structure is unusable, an energy is
+            not a number, or a kind is none of those that there are prototypes for.
     """
     crystals, failures = read_structure_table(path)
+    if not crystals and not failures:
+        raise InputDataError(f"{path} has no rows.")
     if failures:
         raise InputDataError(
             f"{path}: {len(failures)} structures cannot be used, the first is {failures[0].id!r}: "
             f"{failures[0].reason}. Remove them."
         )
     table = pd.read_parquet(path)
-    require_columns(list(table.columns), [target, "kind"], path)
-    energies = table[target].to_numpy(dtype=np.float64)
+    require_columns(list(table.columns), [target], path)
+    energies = read_energies(table[target], path)
     if not np.isfinite(energies).all():
         raise InputDataError(f"{path}: {(~np.isfinite(energies)).sum()} rows have no {target}.")
-    unknown = sorted(set(table["kind"]) - set(PROTOTYPE_KINDS.values()))
+    kinds = table["kind"].astype(str).to_numpy(dtype=np.str_) if "kind" in table else None
+    unknown = sorted(set(() if kinds is None else kinds.tolist()) - set(PROTOTYPE_KINDS.values()))
     if unknown:
         raise InputDataError(
             f"{path}: kind {unknown[0]!r} has no prototype. "
-            f"Known kinds: {', '.join(PROTOTYPE_KINDS.values())}."
+            f"Known kinds: {', '.join(PROTOTYPE_KINDS.values())}. "
+            "Without a kind column all rows are scored together."
         )
     schemes = table["scheme"] if "scheme" in table else pd.Series(["all"] * len(table))
     return EvaluationSet(
         DataFileEntry(name=path.name, sha256=hash_file(path), rows=len(table)),
         tuple(crystals),
-        table["kind"].to_numpy(dtype=np.str_),
+        kinds,
         np.array([str(name).partition("(")[0] for name in schemes], dtype=np.str_),
         energies,
     )
@@ -110,7 +117,7 @@ def evaluate_model(
     device: str = "auto",
     featurize: Callable[[Sequence[Crystal]], NDArray[np.float64]] | None = None,
 ) -> Evaluation:
-    """Measure a model on an evaluation set, on relaxed and on ideal geometry.
+    """Measure a model on an evaluation set, on relaxed and, where kinds are known, ideal geometry.
 
     Args:
         model: The model.
@@ -119,20 +126,20 @@ def evaluate_model(
         featurize: Features of crystals, shape (n, 271); the fast engine in this process if None.
 
     Returns:
-        Scores of every predictor, per kind and energy scheme.
+        Scores of every predictor, per kind and energy scheme; without kinds, of all rows
+        together, on relaxed geometry alone.
 
     Raises:
         InputDataError: A structure cannot be featurized or does not match its prototype.
     """
-    relaxed = (featurize or _featurize)(data.crystals)
-    ideal = featurize_ideal(data)
+    features_of: dict[Geometry, NDArray[np.float64]] = {
+        "relaxed": (featurize or _featurize)(data.crystals)
+    }
+    if data.kinds is not None:
+        features_of["ideal"] = featurize_ideal(data.crystals, data.kinds)
     seen = model.training_formulas.contains([crystal.formula for crystal in data.crystals])
     scores: list[Score] = []
-    geometries: tuple[tuple[Geometry, NDArray[np.float64]], ...] = (
-        ("relaxed", relaxed),
-        ("ideal", ideal),
-    )
-    for geometry, features in geometries:
+    for geometry, features in features_of.items():
         predictions = predict_all(model.ensemble, model.forest, features, device)
         for group, scheme, rows in _groups(data):
             scores += score_predictions(
@@ -221,11 +228,12 @@ def score_predictions(
     return scores
 
 
-def featurize_ideal(data: EvaluationSet) -> NDArray[np.float64]:
+def featurize_ideal(crystals: Sequence[Crystal], kinds: NDArray[np.str_]) -> NDArray[np.float64]:
     """Features of each compound on the ideal cell of its prototype.
 
     Args:
-        data: The evaluation set.
+        crystals: The compounds.
+        kinds: Kind of each; shape (n,).
 
     Returns:
         Shape (n, 271).
@@ -237,16 +245,16 @@ def featurize_ideal(data: EvaluationSet) -> NDArray[np.float64]:
     from screening.features.geometry import measure_geometry
     from screening.features.prototype import PrototypeFeaturizer
 
-    values = np.full((len(data.crystals), len(FEATURES)), np.nan)
+    values = np.full((len(crystals), len(FEATURES)), np.nan)
     for prototype_name, kind in PROTOTYPE_KINDS.items():
-        rows = np.flatnonzero(data.kinds == kind)
+        rows = np.flatnonzero(kinds == kind)
         if not len(rows):
             continue
         prototype = find_prototype(prototype_name)
         featurize = PrototypeFeaturizer(
             measure_geometry(prototype.lattice, prototype.frac_coords, prototype.site_roles)
         )
-        numbers = np.array([assign_roles(data.crystals[i], kind) for i in rows], dtype=np.int64)
+        numbers = np.array([assign_roles(crystals[i], kind) for i in rows.tolist()], dtype=np.int64)
         values[rows] = np.asarray(featurize(numbers), dtype=np.float64)
     return values
 
@@ -292,7 +300,7 @@ def tabulate(evaluation: Evaluation, geometry: Geometry = "ideal") -> list[list[
         geometry: Which of the two geometries.
 
     Returns:
-        A header and one row per kind and scheme.
+        A header and one row per kind and scheme; no row where nothing was measured.
     """
     header = [
         *("kind", "scheme", "n", "RF MAE", "IRNet MAE", "95 % interval", "RF bias", "IRNet bias"),
@@ -334,8 +342,9 @@ def _show(value: float | None) -> str:
 
 
 def _groups(data: EvaluationSet) -> Iterator[tuple[str, str, NDArray[np.int64]]]:
-    for kind in PROTOTYPE_KINDS.values():
-        of_kind = data.kinds == kind
+    kinds = np.full(len(data.target), ALL_ROWS) if data.kinds is None else data.kinds
+    for kind in (ALL_ROWS, *PROTOTYPE_KINDS.values()):
+        of_kind = kinds == kind
         if not of_kind.any():
             continue
         yield kind, "all", np.flatnonzero(of_kind)

@@ -8,11 +8,10 @@ computed again.
 
 import hashlib
 import json
-import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import get_args
 
 import numpy as np
 import pyarrow as pa
@@ -28,11 +27,11 @@ from screening.columns import (
 )
 from screening.crystal import Crystal
 from screening.errors import InputDataError, OutputError, suggest
+from screening.features import Engine
 from screening.features.schema import FEATURES
 from screening.features.table import Failure
 
-Engine = Literal["fast", "matminer"]
-ENGINES: tuple[Engine, ...] = ("fast", "matminer")
+ENGINES: tuple[Engine, ...] = get_args(Engine)
 
 SITES_PER_CHUNK: dict[Engine, int] = {"fast": 3000, "matminer": 60}
 """About half a second to a second of work, of structures that add up to this many sites."""
@@ -308,11 +307,6 @@ def beside(path: Path, word: str) -> Path:
     """The companion of a table: ``X.parquet`` and ``failures`` give ``X.failures.parquet``."""
     stem = path.name.removesuffix(".parquet")
     return path.with_name(f"{stem}.{word}.parquet")
-
-
-def remove_parts(work: Path) -> None:
-    """Remove a folder of part files."""
-    shutil.rmtree(work, ignore_errors=True)
 
 
 def _make_chunk(crystals: Sequence[Crystal], engine: Engine, work: Path) -> FeatureChunk:

@@ -1,14 +1,18 @@
 """The card of a model: what it was trained on, how, how well it does, and where it does not."""
 
+import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from screening.columns import written_atomically
 from screening.errors import ModelError
+
+if TYPE_CHECKING:
+    from prototypes import Prototype
 
 CARD_NAME = "card.json"
 
@@ -73,7 +77,8 @@ class Score(_Closed):
     Attributes:
         predictor: ``irnet`` (mean of the ensemble), ``irnet_member`` (mean over single members)
             or ``random_forest``.
-        group: ``held_out``, or a kind of the evaluation set such as ``B2``.
+        group: ``held_out``, a kind of the evaluation set such as ``B2``, or ``all`` for rows of no
+            kind.
         scheme: Energy corrections of the labels, ``all`` for all together.
         geometry: ``relaxed`` (the structure of the label) or ``ideal`` (the prototype).
         n: Compounds.
@@ -225,13 +230,15 @@ class Card(_Closed):
                 return score
         return None
 
-    def find_bias(self, prototype: str) -> Score | None:
+    def find_bias(self, prototype: "Prototype") -> Score | None:
         """The ensemble's score on ideal cells of a built-in prototype, None if not measured.
 
         Args:
-            prototype: Name of the prototype, such as ``perovskite``.
+            prototype: Any prototype. Only the built-in ones were ever measured; a file's has no
+                score, whatever it is called.
         """
-        return self.find_score(PROTOTYPE_KINDS.get(prototype, prototype))
+        kind = PROTOTYPE_KINDS.get(prototype.name)
+        return self.find_score(kind) if kind is not None and prototype.exact else None
 
 
 PROTOTYPE_KINDS: Mapping[str, str] = {
@@ -241,6 +248,12 @@ PROTOTYPE_KINDS: Mapping[str, str] = {
     "cubic_perovskite": "perov_cubic",
 }
 """Kind in the evaluation set of each built-in prototype."""
+
+
+def hash_file(path: Path) -> str:
+    """SHA-256 of a file's bytes, 64 hexadecimal digits."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def read_card(folder: Path) -> Card:

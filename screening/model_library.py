@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from screening.columns import written_atomically
 from screening.errors import ModelError, suggest
 from screening.features.schema import FEATURES
-from screening.model_card import CARD_NAME, Card, read_card
+from screening.model_card import CARD_NAME, Card, hash_file, read_card
 
 if TYPE_CHECKING:
     from irnet import Ensemble, Forest
@@ -207,8 +207,7 @@ def hash_model(folder: Path) -> str:
     for path in model_files(folder):
         if path.name != CARD_NAME:
             digest.update(str(path.relative_to(folder)).encode() + b"\0")
-            with path.open("rb") as stream:
-                digest.update(hashlib.file_digest(stream, "sha256").digest())
+            digest.update(bytes.fromhex(hash_file(path)))
     return digest.hexdigest()
 
 

@@ -8,19 +8,19 @@ import pandas as pd
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from prototypes import SYMBOLS
 from screening.columns import ENTHALPY, ENTHALPY_STD, PREDICTIONS, RF_ENTHALPY, write_table
 from screening.crystal import Crystal
 from screening.feature_tables import (
-    Engine,
     Features,
     ParallelMap,
     ProgressCall,
     featurize_structures,
     write_failures,
 )
+from screening.features import Engine
 from screening.features.table import Failure
 from screening.model_library import ScreeningModel
-from screening.structures import SYMBOLS
 
 DECIMALS = 6
 
@@ -96,7 +96,8 @@ def _tabulate(
             "id": pa.array(features.ids, pa.string()),
             "formula": pa.array(formulas, pa.string()),
             ENTHALPY.name: pa.array(mean.round(DECIMALS), pa.float64()),
-            ENTHALPY_STD.name: pa.array(spread.round(DECIMALS), pa.float64()),
+            # a single member has no spread: NaN becomes null
+            ENTHALPY_STD.name: pa.array(spread.round(DECIMALS), pa.float64(), from_pandas=True),
             RF_ENTHALPY.name: (
                 pa.nulls(len(formulas), pa.float64()) if rounded is None else pa.array(rounded)
             ),
@@ -119,12 +120,14 @@ def show_predictions(table: pa.Table, most: int) -> pd.DataFrame:
         {
             "id": shown["id"],
             "formula": shown["formula"],
-            "IRNet eV/atom": shown[ENTHALPY.name].map("{:.3f}".format),
-            "±": shown[ENTHALPY_STD.name].map("{:.3f}".format),
-            "RF eV/atom": shown[RF_ENTHALPY.name].map(
-                lambda value: "" if pd.isna(value) else f"{value:.3f}"
-            ),
+            "IRNet eV/atom": shown[ENTHALPY.name].map(_show),
+            "±": shown[ENTHALPY_STD.name].map(_show),
+            "RF eV/atom": shown[RF_ENTHALPY.name].map(_show),
             "known": shown["known"].map({True: "yes", False: ""}),
             "unseen": shown["unseen_elements"].fillna(""),
         }
     )
+
+
+def _show(energy: float | None) -> str:
+    return "-" if pd.isna(energy) else f"{energy:.3f}"

@@ -12,7 +12,7 @@ import platform
 import shutil
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from prototypes import SYMBOLS
 from screening.columns import written_atomically
 from screening.dataset import (
     Protocol,
@@ -34,12 +35,13 @@ from screening.dataset import (
 from screening.errors import ConfigurationError, OutputError, exit_code_of
 from screening.evaluation import predict_all, score_predictions
 from screening.feature_tables import (
-    Engine,
+    Features,
     ParallelMap,
     ProgressCall,
     featurize_structures,
     read_features,
 )
+from screening.features import Engine
 from screening.features.schema import FEATURES
 from screening.model_card import (
     CARD_NAME,
@@ -49,6 +51,7 @@ from screening.model_card import (
     Score,
     Source,
     TrainingCard,
+    hash_file,
     read_card,
     write_card,
 )
@@ -58,7 +61,7 @@ from screening.model_library import (
     FORMULAS_NAME,
     TrainingFormulas,
 )
-from screening.structures import SYMBOLS
+from screening.settings import count_cores
 
 if TYPE_CHECKING:
     from irnet import Ensemble, Forest, Recipe
@@ -68,6 +71,10 @@ if TYPE_CHECKING:
 REQUEST_NAME = "training.json"
 WORK_NAME = "work"
 HELD_OUT_NAME = "held_out.safetensors"
+
+SMALL_MODEL_FILES = frozenset({CARD_NAME, ENSEMBLE_NAME, FOREST_NAME, FORMULAS_NAME})
+TRAINING_FILES = SMALL_MODEL_FILES | {REQUEST_NAME, HELD_OUT_NAME, WORK_NAME}
+"""What a training writes into its folder."""
 
 DEFAULT_LIMITS = (
     "Trained on known crystals, which are the stable ones: hypothetical compounds come out too "
@@ -94,7 +101,8 @@ class TrainingRequest:
         features: Feature table to join by id instead of featurizing, or None.
         engine: Which featurizer.
         device: Where the networks are trained.
-        jobs: Cores for the forest, and for networks side by side where they train on the CPU.
+        jobs: Cores of the forest, and most networks trained side by side on the CPU; never more
+            than there are cores.
         name: The model's name; the folder's name if None.
         licence: Licence of the weights.
         sources: Where the data comes from.
@@ -133,7 +141,11 @@ class Reporter:
 
 
 def train_model(
-    request: TrainingRequest, *, run: ParallelMap | None = None, reporter: Reporter | None = None
+    request: TrainingRequest,
+    *,
+    run: ParallelMap | None = None,
+    reporter: Reporter | None = None,
+    overwrite: bool = False,
 ) -> Card:
     """Train a model, or continue or recognise one that the same request began.
 
@@ -141,6 +153,8 @@ def train_model(
         request: What to train.
         run: How to run the chunks of featurizing; in this process if None.
         reporter: Where progress goes.
+        overwrite: Whether to remove the model or training in the folder and begin anew, once the
+            data are read and found usable.
 
     Returns:
         The card of the finished model.
@@ -152,13 +166,21 @@ def train_model(
     """
     reporter = reporter or Reporter()
     seconds: dict[str, float] = {}
-    if (request.out / CARD_NAME).exists() and not (request.out / REQUEST_NAME).exists():
+    if (
+        not overwrite
+        and (request.out / CARD_NAME).exists()
+        and not (request.out / REQUEST_NAME).exists()
+    ):
         raise ConfigurationError(
             f"{request.out} holds a model that was not trained here. Choose another --out."
         )
     with _timed(seconds, "read data"):
         data = read_training_set(request.data, request.protocol)
+        split_by_formula(data.formulas, request.holdout, request.seed)
+        joined = _join_features(data, request)
     reporter.say(f"{len(data):,} rows of data" + _describe_dropped(data))
+    if overwrite:
+        clear_folder(request.out)
     claim_folder(request, data)
     if (request.out / CARD_NAME).exists():
         reporter.say(f"{request.out} is finished; nothing to do")
@@ -166,7 +188,7 @@ def train_model(
 
     work = request.out / WORK_NAME
     with _timed(seconds, "featurize"):
-        data = _add_features(data, request, run, reporter)
+        data = _featurize(data, request, run, reporter) if joined is None else joined
     assert data.features is not None
     train_rows, held_rows = split_by_formula(data.formulas, request.holdout, request.seed)
     train, held = data.select(train_rows), data.select(held_rows)
@@ -235,11 +257,12 @@ def claim_folder(request: TrainingRequest, data: TrainingSet) -> None:
             )
 
 
-def clear_folder(folder: Path) -> None:
+def clear_folder(folder: Path, owned: Collection[str] = TRAINING_FILES) -> None:
     """Remove a training or a model, and refuse to remove anything else.
 
     Args:
-        folder: A folder that `train_model` wrote, or none.
+        folder: A folder that `train_model` or `bundle_model` wrote, or none.
+        owned: Names that may be removed; hidden leftovers of a killed write may be too.
 
     Raises:
         ConfigurationError: The folder holds something else.
@@ -247,14 +270,17 @@ def clear_folder(folder: Path) -> None:
     """
     if not folder.exists():
         return
-    owned = {REQUEST_NAME, CARD_NAME, ENSEMBLE_NAME, FOREST_NAME, FORMULAS_NAME}
-    owned |= {HELD_OUT_NAME, WORK_NAME}
     try:
-        foreign = sorted(entry.name for entry in folder.iterdir() if entry.name not in owned)
+        foreign = sorted(
+            entry.name
+            for entry in folder.iterdir()
+            if entry.name not in owned
+            and not (entry.name.startswith(".") and entry.suffix in (".part", ".tmp"))
+        )
         if foreign:
             raise ConfigurationError(
-                f"{folder} holds {foreign[0]!r}, which no training wrote; it is left as it is. "
-                "Choose another --out."
+                f"{folder} holds {foreign[0]!r}, which is no part of what is to be replaced; it is "
+                "left as it is. Choose another folder."
             )
         shutil.rmtree(folder)
     except OSError as error:
@@ -295,7 +321,7 @@ def _identity(request: TrainingRequest, data: TrainingSet) -> dict[str, Any]:
     identity: dict[str, Any] = {
         "data": data.content_hash(),
         "rows": len(data),
-        "features": str(request.features.name) if request.features else request.engine,
+        "features": hash_file(request.features) if request.features else request.engine,
         **{f"recipe {key}": value for key, value in request.recipe.to_json().items()},
         "number of members": request.members,
         "seed": request.seed,
@@ -305,22 +331,28 @@ def _identity(request: TrainingRequest, data: TrainingSet) -> dict[str, Any]:
     return dict(json.loads(json.dumps(identity)))
 
 
-def _add_features(
-    data: TrainingSet, request: TrainingRequest, run: ParallelMap | None, reporter: Reporter
-) -> TrainingSet:
+def _join_features(data: TrainingSet, request: TrainingRequest) -> TrainingSet | None:
+    """The rows with the features that data files or a feature table hold, None without either."""
     if data.features is not None:
         return data
+    return None if request.features is None else _attach(data, read_features(request.features))
+
+
+def _featurize(
+    data: TrainingSet, request: TrainingRequest, run: ParallelMap | None, reporter: Reporter
+) -> TrainingSet:
     assert data.crystals is not None
-    if request.features is not None:
-        features = read_features(request.features)
-    else:
-        features = featurize_structures(
-            data.crystals,
-            request.out / WORK_NAME / "features",
-            engine=request.engine,
-            run=run,
-            progress=reporter.featurized,
-        )
+    features = featurize_structures(
+        data.crystals,
+        request.out / WORK_NAME / "features",
+        engine=request.engine,
+        run=run,
+        progress=reporter.featurized,
+    )
+    return _attach(data, features)
+
+
+def _attach(data: TrainingSet, features: Features) -> TrainingSet:
     reasons = {failure.id: failure.reason for failure in features.failures}
     return attach_features(data, features.ids, features.values, reasons)
 
@@ -339,7 +371,7 @@ def _train_forest(train: TrainingSet, request: TrainingRequest) -> "Forest | Non
         train.target,
         FEATURES,
         seed=request.seed,
-        n_jobs=request.jobs,
+        n_jobs=min(request.jobs, count_cores()),
         groups=train.formula_groups(),
         target_name=request.protocol.target,
     )
@@ -356,7 +388,7 @@ def _train_ensemble(
     assert train.features is not None
 
     on_cpu = choose_device(request.device).type == "cpu"
-    threads = min(request.jobs, request.members) if on_cpu else 1
+    threads = min(request.jobs, request.members, count_cores()) if on_cpu else 1
     done = dict.fromkeys(range(request.members), 0)
     stop = threading.Event()
 
@@ -370,8 +402,8 @@ def _train_ensemble(
             reporter.trained(
                 sum(done.values()),
                 progress.members * progress.epochs,
-                f"network {progress.member + 1}, epoch {progress.epoch}: validation MAE "
-                f"{progress.validation_mae:.4f} (best {progress.best_mae:.4f}) eV/atom",
+                f"network {progress.member + 1}: MAE {progress.validation_mae:.4f}, "
+                f"best {progress.best_mae:.4f}",
             )
 
     with _members_in_threads(threads, stop) as run:

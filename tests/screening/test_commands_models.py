@@ -125,7 +125,7 @@ def test_nothing_usable_is_an_error(
         (("featurize", "{salts}/nosuch.cif"), 3, "does not exist"),
         (("train", "{salts}/none.parquet"), 3, "cannot read"),
         (("train", "{data}", "--target", "formation_energy"), 3, "formation_energy_per_atom"),
-        (("train", "{data}", "--recipe", "papper"), 4, "paper"),
+        (("train", "{data}", "--recipe", "papper"), 2, "paper"),
         (("train", "{data}", "--holdout", "1.5", "--workers", "0"), 3, "below 1"),
         (("train", "{data}", "--sources", "{salts}/none.toml"), 2, "none.toml"),
         (("evaluate", "nosuch", "{data}"), 4, "nosuch"),

@@ -60,11 +60,11 @@ def test_a_twins_errors_are_taken_over_and_called_so(trained: Path, tmp_path: Pa
     write_card(read_card(final).model_copy(update={"held_out": ()}), final)
     (final / HELD_OUT_NAME).unlink()
     with pytest.raises(ModelError, match="no held-out rows"):
-        bundle_model(final, tmp_path / "small")
+        bundle_model(final, tmp_path / "small", nodes=9000)
     with pytest.raises(ModelError, match="not a small model"):
-        bundle_model(final, tmp_path / "small", twin=trained)
-    measured = bundle_model(trained, tmp_path / "twin", trees=5)
-    card = bundle_model(final, tmp_path / "small", twin=tmp_path / "twin", trees=5)
+        bundle_model(final, tmp_path / "small", nodes=9000, twin=trained)
+    measured = bundle_model(trained, tmp_path / "twin", nodes=9000, trees=5)
+    card = bundle_model(final, tmp_path / "small", twin=tmp_path / "twin", nodes=9000, trees=5)
     assert card.held_out == measured.held_out != read_card(trained).held_out
     assert card.compression is not None
     assert measured.compression is not None
@@ -80,11 +80,11 @@ def test_destinations_are_replaced_only_when_asked_and_only_models(
     trained: Path, tmp_path: Path
 ) -> None:
     small = tmp_path / "small"
-    bundle_model(trained, small)
+    bundle_model(trained, small, nodes=9000)
     with pytest.raises(ConfigurationError, match="--overwrite"):
-        bundle_model(trained, small)
+        bundle_model(trained, small, nodes=9000)
     bundle_model(trained, small, nodes=700, overwrite=True)
     (small / "notes.txt").write_text("mine")
     with pytest.raises(ConfigurationError, match=r"notes\.txt"):
-        bundle_model(trained, small, overwrite=True)
+        bundle_model(trained, small, nodes=9000, overwrite=True)
     assert (small / FOREST_NAME).exists()

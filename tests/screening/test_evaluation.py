@@ -92,7 +92,8 @@ def test_roles_of_cubic_perovskites_and_binaries() -> None:
 
 def test_ideal_and_relaxed_geometry_agree_where_nothing_can_relax(tmp_path: Path) -> None:
     data = read_evaluation_set(write_set(tmp_path / "e.parquet"))
-    ideal = featurize_ideal(data)
+    assert data.kinds is not None
+    ideal = featurize_ideal(data.crystals, data.kinds)
     relaxed = featurize_crystals(list(data.crystals)).values
     np.testing.assert_allclose(ideal, relaxed, rtol=1e-5, atol=1e-4)
 
@@ -107,7 +108,9 @@ def test_evaluation_of_a_model(tmp_path: Path, tiny_model: Path) -> None:
     assert ("random_forest", "B2", "all", "ideal") in keys
     assert ("irnet", "B2", "old", "relaxed") in keys
     assert ("irnet", "perov_cubic", "all", "ideal") in keys
-    mean = model.ensemble.scorer().predict(featurize_ideal(data)[:3]).mean
+    assert data.kinds is not None
+    ideal = featurize_ideal(data.crystals, data.kinds)
+    mean = model.ensemble.scorer().predict(ideal[:3]).mean
     score = next(s for s in evaluation.scores if s.geometry == "ideal" and s.predictor == "irnet")
     assert score.mae == pytest.approx(np.abs(mean - data.target[:3]).mean(), rel=1e-6)
     table = tabulate(evaluation)
@@ -121,7 +124,10 @@ def test_unusable_evaluation_sets(tmp_path: Path) -> None:
     path = write_set(tmp_path / "e.parquet")
     table = pd.read_parquet(path)
     cases = {
-        "has no column": table.rename(columns={"kind": "kindd"}),
+        "has no column": table.drop(columns="lattice"),
+        "has no rows": table[:0],
+        "does not hold numbers": table.assign(formation_energy_per_atom="low"),
+        "kind 'None'": table.assign(kind=["B2", None, "B2", "perov_cubic"]),
         "no prototype": table.assign(kind="D0_3"),
         "have no formation_energy": table.assign(formation_energy_per_atom=np.nan),
         "cannot be used": table.assign(species=[["Xx", "Cl"]] * 4),

@@ -102,7 +102,7 @@ def test_a_killed_training_ends_as_an_undisturbed_one(
     request_: TrainingRequest, tmp_path: Path, jobs: int
 ) -> None:
     request_ = replace(request_, jobs=jobs)
-    undisturbed = train_model(replace(request_, out=tmp_path / "other", jobs=1))
+    undisturbed = train_model(replace(request_, out=tmp_path / "other"))
 
     def die(done: int, total: int, note: str) -> None:
         if done == 4:
