@@ -86,7 +86,7 @@ def describe_model(
         "seed": card.training.seed,
         "training_data_sha256": card.data.content_sha256,
         "measured_errors": {
-            space.prototype.name: _describe_score(card.find_bias(space.prototype.name))
+            space.prototype.name: _describe_score(card.find_bias(space.prototype))
             for space in spaces
         },
     }
