@@ -92,7 +92,7 @@ class CampaignProgress:
         rate = self._computed / max(now - self._started, 1e-9)
         if self._row is not None:
             self._bar.update(self._row, completed=self._done, rate=f"{rate:,.0f}")
-        finished = self._done == self._total
+        finished = self._done == self._total and receipt.candidates > 0
         if self._live or (now - self._spoken < SECONDS_BETWEEN_LINES and not finished):
             return
         self._spoken = now

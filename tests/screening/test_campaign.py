@@ -258,6 +258,25 @@ def test_a_scheduler_elsewhere_gives_what_this_process_gives(
     assert results(tmp_path / "a") == results(undisturbed)
 
 
+def test_a_scheduler_without_workers_is_an_error_after_a_while(
+    screening: Program, arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from distributed import LocalCluster
+
+    from screening.cluster import client
+
+    monkeypatch.setattr(client, "WORKER_SECONDS", 0.5)
+    call = [argument for argument in arguments if argument not in ("--workers", "0")]
+    with LocalCluster(
+        n_workers=0, processes=False, protocol="tcp://", dashboard_address=":0"
+    ) as cluster:
+        address = cluster.scheduler_address
+        done = screening(*call, "--out", tmp_path / "a", "--scheduler", address)
+    assert done.exit_code == 2, done.output
+    assert f"{address} has no workers; waiting 0.5 s for the first" in done.stderr
+    assert f"start some with `dask worker {address} --nthreads 1`" in done.stderr
+
+
 def start(arguments: list[str]) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, "-m", "screening", *arguments],

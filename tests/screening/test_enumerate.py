@@ -110,3 +110,12 @@ def test_files_that_would_have_the_same_name_are_to_be_renamed(tmp_path: Path) -
             open_spaces(names, ["default"])
     with pytest.raises(ConfigurationError, match="given twice"):
         open_spaces([str(file), str(file)], ["default"])
+
+
+def test_a_cif_of_seven_elements_has_a_role_for_each(tmp_path: Path) -> None:
+    symbols = ["Li", "Na", "K", "Mg", "Al", "O", "F"]
+    sites = [[0.09 * n, 0.13 * n, 0.05 * n * n] for n in range(7)]
+    Structure(8 * np.eye(3), symbols, sites).to(str(tmp_path / "seven.cif"))
+    (space,), pools = open_spaces([str(tmp_path / "seven.cif")], [",".join([*symbols, "Cl"])])
+    assert len(space.prototype.roles) == len(pools) == 7
+    assert space.count == 40_320

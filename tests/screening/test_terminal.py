@@ -78,7 +78,9 @@ def test_progress_counts_only_what_this_run_computes(capsys: pytest.CaptureFixtu
         progress.watch_at("http://127.0.0.1:8787/status")
         progress._started -= 4.0
         progress.advance(Receipt(Shard(0, "B2", 0, 40), 40, 0, {}, "", "cpu", "float32", "host"))
+        progress.advance(Receipt(Shard(1, "B2", 40, 80), 0, 0, {}, "", "cpu", "float32", "host"))
     lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 5  # a shard without candidates is no news
     assert lines[0] == "100 candidates: B2 100"
     assert lines[2] == "going on: 60 of 100 candidates are finished already"
     assert lines[3] == "dashboard: http://127.0.0.1:8787/status"

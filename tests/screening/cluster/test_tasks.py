@@ -6,12 +6,13 @@ import time
 from collections.abc import Iterator
 from itertools import pairwise
 
+import dask
 import pytest
 from distributed import Client, LocalCluster
 
 from screening.cluster.client import connect
 from screening.cluster.tasks import TASKS_PER_WORKER, map_tasks
-from screening.errors import OutputError
+from screening.errors import OutputError, WorkerKilledError
 
 
 def work_a_while(task: int, worker: int) -> tuple[float, float]:
@@ -54,6 +55,16 @@ def test_an_error_of_a_worker_arrives_as_it_was(client: Client) -> None:
 
     with pytest.raises(OutputError, match="the disk is full"):
         list(map_tasks(client, fail, [1]))
+
+
+@pytest.mark.slow
+def test_workers_that_die_again_and_again_are_reported_as_such() -> None:
+    with (
+        dask.config.set({"distributed.scheduler.allowed-failures": 0}),
+        connect(workers=1) as client,
+        pytest.raises(WorkerKilledError, match="smaller --workers"),
+    ):
+        list(map_tasks(client, lambda task, worker: os.kill(os.getpid(), task), [signal.SIGKILL]))
 
 
 def test_gpus_are_asked_for_where_workers_declare_them() -> None:
