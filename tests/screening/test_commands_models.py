@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import io
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,8 +11,10 @@ import pandas as pd
 import pytest
 from pymatgen.core.lattice import Lattice
 from pymatgen.core.structure import Structure
+from typer.core import TyperGroup
 from typer.testing import Result
 
+from screening import commands_models
 from screening.features.schema import FEATURES
 
 Screening = Callable[..., Result]
@@ -189,6 +193,7 @@ def test_train_evaluate_and_bundle(screening: Screening, tmp_path: Path) -> None
 
     small = screening("models", "bundle", model, tmp_path / "small", "--nodes", 3000)
     assert small.exit_code == 0, small.output
+    assert screening("evaluate", tmp_path / "small", data, "--update-card").exit_code == 0
     shown = screening("models", "show", tmp_path / "small")
     assert shown.exit_code == 0, shown.output
     assert "CC0" in shown.stdout
@@ -199,6 +204,268 @@ def test_train_evaluate_and_bundle(screening: Screening, tmp_path: Path) -> None
     redone = screening(*train, "--seed", 7, "--overwrite", "--no-forest")
     assert redone.exit_code == 0, redone.output
     assert json.loads((model / "card.json").read_text())["training"]["forest"] is None
+
+
+@pytest.fixture
+def train(screening: Screening, tmp_path: Path) -> Callable[..., Result]:
+    """Train for an epoch into a folder."""
+    fast = ("--epochs", 1, "--members", 1, "--architecture", "4A-1", "--device", "cpu")
+
+    def call(data: Path, *options: object, out: str = "model") -> Result:
+        arguments = (*fast, "--no-forest", "--workers", 0, "--holdout", 0.2, *options)
+        return screening("train", data, "--out", tmp_path / out, *arguments)
+
+    return call
+
+
+def test_overwrite_keeps_the_model_until_the_data_are_usable(
+    train: Callable[..., Result], tmp_path: Path
+) -> None:
+    data, model = write_training_data(tmp_path / "d.parquet"), tmp_path / "model"
+    assert train(data).exit_code == 0
+    before = {path: path.read_bytes() for path in model.rglob("*") if path.is_file()}
+    table = pd.read_parquet(data)
+    table.assign(formation_energy_per_atom="low").to_parquet(tmp_path / "text.parquet")
+    table[["id"]].to_parquet(tmp_path / "features.parquet")
+    for wrong, options in (
+        (tmp_path / "typo.parquet", ()),
+        (tmp_path / "text.parquet", ()),
+        (data, ("--holdout", 1.5)),
+        (data, ("--features", tmp_path / "features.parquet")),
+        (data, ("--exclude-formulas", tmp_path / "none.csv")),
+    ):
+        assert train(wrong, "--overwrite", *options).exit_code == 3
+        after = {path: path.read_bytes() for path in model.rglob("*") if path.is_file()}
+        assert after == before
+    (model / ".card.json.1234.tmp").write_text("leftover")
+    (model / ".member-0.safetensors.part").write_text("leftover")
+    assert train(data, "--overwrite", "--seed", 1).exit_code == 0
+    assert json.loads((model / "card.json").read_text())["training"]["seed"] == 1
+    assert not list(model.glob(".*"))
+
+
+def test_rows_leave_training_as_the_options_say(
+    train: Callable[..., Result], tmp_path: Path
+) -> None:
+    data = write_training_data(tmp_path / "d.parquet")
+    table = pd.read_parquet(data)
+    table["dE_matbench"] = [0.5, 0.3] + [0.0] * (len(table) - 2)
+    table.loc[2, "formation_energy_per_atom"] = np.nan
+    table.at[3, "species"] = ["Li", "Li", "Li"]
+    table.at[3, "frac_coords"] = np.array([0.0, 0, 0, 0.5, 0.5, 0.5, 0.5, 0, 0.5])
+    table.to_parquet(data)
+
+    def dropped(out: str, *options: object) -> dict[str, int]:
+        result = train(data, *options, out=out)
+        assert result.exit_code == 0, result.output
+        counts = json.loads((tmp_path / out / "card.json").read_text())["data"]["dropped"]
+        return {str(key): int(count) for key, count in counts.items()}
+
+    refused = train(data)
+    assert refused.exit_code == 3
+    assert "--drop-missing-energies" in refused.stderr
+    doubtful = "energy more than 0.02 eV/atom from an independent table"
+    assert dropped("a", "--drop-missing-energies") == {"no energy": 1, doubtful: 2}
+    assert dropped("b", "--drop-missing-energies", "--keep-doubtful") == {"no energy": 1}
+    assert dropped("c", "--drop-missing-energies", "--keep-doubtful", "--max-sites", 2) == {
+        "no energy": 1,
+        "more than 2 sites": 1,
+    }
+
+
+def test_training_takes_features_and_knows_their_file(
+    screening: Screening, train: Callable[..., Result], tmp_path: Path
+) -> None:
+    data, features = write_training_data(tmp_path / "d.parquet"), tmp_path / "f.parquet"
+    assert screening("featurize", data, "--out", features, "--workers", 0).exit_code == 0
+    joined = train(data, "--features", features)
+    assert joined.exit_code == 0, joined.output
+    assert "sites" not in joined.stderr
+    assert train(data, out="other").exit_code == 0
+    cards = [json.loads((tmp_path / out / "card.json").read_text()) for out in ("model", "other")]
+    assert cards[0]["data"]["content_sha256"] == cards[1]["data"]["content_sha256"]
+    assert "nothing to do" in train(data, "--features", features).stderr
+    table = pd.read_parquet(features)
+    table[FEATURES[5]] += 1.0
+    table.to_parquet(features)
+    changed = train(data, "--features", features)
+    assert changed.exit_code == 2
+    assert "its features is" in changed.stderr
+
+
+def test_a_model_is_never_bundled_onto_what_it_is_made_from(
+    screening: Screening, train: Callable[..., Result], tmp_path: Path
+) -> None:
+    model = tmp_path / "model"
+    assert train(write_training_data(tmp_path / "d.parquet")).exit_code == 0
+    missing = screening("models", "bundle", model, tmp_path / "s", "--twin", tmp_path / "none")
+    assert missing.exit_code == 4
+    assert "not a finished model" in missing.stderr
+    assert not (tmp_path / "s").exists()
+    assert screening("models", "bundle", model, tmp_path / "twin").exit_code == 0
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    for source, destination in (("model", "model"), ("model", "twin"), ("model", "twin/../model")):
+        result = screening(
+            *("models", "bundle", tmp_path / source, tmp_path / destination),
+            *("--overwrite", "--twin", tmp_path / "twin"),
+        )
+        assert result.exit_code == 2, result.output
+        assert "cannot be the destination" in result.stderr
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+def test_evaluation_without_kinds_scores_all_rows_as_they_are(
+    screening: Screening, tmp_path: Path, tiny_model: Path
+) -> None:
+    data = write_training_data(tmp_path / "d.parquet")
+    pd.read_parquet(data).drop(columns="kind").to_parquet(data)
+    result = screening("evaluate", tiny_model, data, "--device", "cpu", "--out", tmp_path / "e")
+    assert result.exit_code == 0, result.output
+    assert "no kind column: its 36 rows are scored as one group" in result.stderr
+    assert "relaxed geometry" in result.stdout
+    assert "ideal" not in result.stdout
+    scores = json.loads((tmp_path / "e").read_text())["scores"]
+    assert {(s["group"], s["geometry"], s["n"]) for s in scores} == {("all", "relaxed", 36)}
+    refused = screening("evaluate", tiny_model, data, "--update-card")
+    assert refused.exit_code == 2
+    pd.read_parquet(data).assign(formation_energy_per_atom="low").to_parquet(data)
+    text = screening("evaluate", tiny_model, data)
+    assert text.exit_code == 3
+    assert "does not hold numbers" in text.stderr
+
+
+@pytest.mark.parametrize("command", ["predict", "evaluate", "train"])
+def test_a_missing_gpu_is_reported_before_anything_is_read(
+    screening: Screening,
+    tmp_path: Path,
+    tiny_model: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    command: str,
+) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    (tmp_path / "x.parquet").write_text("not a table")
+    arguments = {
+        "predict": ("--model", tiny_model, tmp_path / "x.parquet", "--out", tmp_path / "o.parquet"),
+        "evaluate": (tiny_model, tmp_path / "x.parquet"),
+        "train": (tmp_path / "x.parquet", "--out", tmp_path / "model"),
+    }[command]
+    result = screening(command, *arguments, "--device", "cuda")
+    assert result.exit_code == 2, result.output
+    assert "no GPU" in result.stderr
+
+
+@pytest.mark.parametrize("command", ["predict", "featurize"])
+def test_outputs_that_are_no_parquet_files_are_refused(
+    screening: Screening, salts: Path, tmp_path: Path, command: str
+) -> None:
+    for out, message in ((tmp_path, "is a folder"), (tmp_path / "x.csv", "must end in .parquet")):
+        for options in ((), ("--overwrite",)):
+            result = screening(command, salts, "--out", out, *options)
+            assert result.exit_code == 2, result.output
+            assert message in result.stderr
+    assert not (tmp_path / "x.csv").exists()
+
+
+def test_predictions_into_the_folder_of_the_structures(
+    screening: Screening, salts: Path, tiny_model: Path
+) -> None:
+    predict = ("predict", salts, "--out", salts / "p.parquet", "--model", tiny_model)
+    assert screening(*predict).exit_code == 0
+    again = screening(*predict, "--overwrite")
+    assert again.exit_code == 0, again.output
+    assert "left out" not in again.stderr
+    assert len(pd.read_parquet(salts / "p.parquet")) == 2
+    other = screening("featurize", salts, "--out", salts / "f.parquet", "--workers", 0)
+    assert other.exit_code == 0, other.output
+    assert other.stderr.count("left out 2 Parquet files") == 1
+
+
+@pytest.mark.filterwarnings("ignore:No Pauling electronegativity")
+def test_structures_that_all_fail_are_listed(
+    screening: Screening, salts: Path, tmp_path: Path, tiny_model: Path
+) -> None:
+    heavy = Structure(Lattice.cubic(4), ["Rf", "Cl"], [[0, 0, 0], [0.5] * 3])
+    heavy.to(filename=str(salts / "heavy.cif"))
+    inputs = [salts / name for name in ("heavy.cif", "broken.cif")]
+    out = tmp_path / "p.parquet"
+    result = screening("predict", *inputs, "--out", out, "--model", tiny_model)
+    assert result.exit_code == 3, result.output
+    assert result.stderr.count("error:") == 1
+    assert "p.failures.parquet" in result.stderr
+    failures = pd.read_parquet(tmp_path / "p.failures.parquet")
+    assert sorted(failures["id"]) == ["broken.cif", "heavy.cif"]
+    assert not out.exists()
+
+
+def test_options_are_completed() -> None:
+    from typer.main import get_command
+
+    from irnet.recipe import RECIPES as KNOWN_RECIPES
+    from screening.cli import app
+
+    assert set(commands_models.RECIPES) == set(KNOWN_RECIPES)
+    assert commands_models.complete_recipe("p") == ["paper"]
+    assert commands_models.complete_engine("") == ["fast", "matminer"]
+    root = get_command(app)
+    assert isinstance(root, TyperGroup)
+    for command, names in {
+        "predict": ("device", "model", "engine"),
+        "featurize": ("engine",),
+        "evaluate": ("device", "model"),
+        "train": ("device", "recipe", "engine"),
+    }.items():
+        for parameter in root.commands[command].params:
+            if parameter.name in names:
+                assert parameter._custom_shell_complete is not None, (command, parameter.name)
+
+
+class Terminal(io.StringIO):
+    """Stands for a terminal."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+def test_one_bar_at_a_time_fits_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = Terminal()
+    monkeypatch.setattr("sys.stderr", terminal)
+    for name, value in {"COLUMNS": "80", "TERM": "xterm", "NO_COLOR": "1"}.items():
+        monkeypatch.setenv(name, value)
+    with commands_models._progress("sites", "epochs") as [sites, epochs]:
+        sites(512_345, 512_345, "40,000 of 44,000 structures")
+        epochs(263, 320, "network 3: MAE 0.0838, best 0.0819")
+    shown = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", terminal.getvalue())
+    lines = [line.rstrip() for line in re.split(r"[\r\n]+", shown) if line.strip()]
+    assert lines[-1].startswith("epochs")
+    assert "best 0.0819" in lines[-1]
+    assert "263/320" in lines[-1]
+    assert all(len(line) <= 80 for line in lines)
+    assert not [line for line in lines if "sites" in line and "epochs" in line]
+
+
+@pytest.mark.parametrize(
+    ("command", "kept"), [("featurize", "goes on"), ("predict", "nothing"), ("train", "goes on")]
+)
+def test_ctrl_c_ends_in_one_message(
+    screening: Screening,
+    tmp_path: Path,
+    tiny_model: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    command: str,
+    kept: str,
+) -> None:
+    def press(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("screening.features.featurize_crystals", press)
+    out = tmp_path / ("model" if command == "train" else "x.parquet")
+    options = ("--model", tiny_model) if command == "predict" else ()
+    data = write_training_data(tmp_path / "d.parquet")
+    result = screening(command, data, "--out", out, "--workers", 0, *options)
+    assert result.exit_code == 130, result.output
+    assert result.stderr.count("error: interrupted; ") == 1
+    assert kept in result.stderr
+    assert not out.is_file()
 
 
 def test_models_lists_what_is_bundled(screening: Screening) -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from prototypes import find_prototype
 from screening import model_library
 from screening.errors import ExitCode, ModelError, exit_code_of
 from screening.features.schema import FEATURES
+from screening.model_card import DataFileEntry, Evaluation, Score
 from screening.model_library import (
     ENSEMBLE_NAME,
     FOREST_NAME,
@@ -130,6 +132,20 @@ def test_formulas_are_small_on_disk(tmp_path: Path) -> None:
     assert (tmp_path / "f.safetensors").stat().st_size < 330_000
     loaded = TrainingFormulas.load(tmp_path / "f.safetensors")
     assert loaded.contains(["A39999B", "A40000B"]).tolist() == [True, False]
+
+
+def test_only_built_in_prototypes_have_a_measured_bias(tiny_model: Path) -> None:
+    card = load_model(tiny_model).card
+    score = Score(predictor="irnet", group="B2", geometry="ideal", n=9, mae=0.3, bias=-0.2)
+    data = DataFileEntry(name="e.parquet", sha256="0" * 64, rows=9)
+    measured = card.model_copy(
+        update={"evaluation": Evaluation(data=data, scores=(score,), formulas_seen=0)}
+    )
+    built_in = find_prototype("B2")
+    assert measured.find_bias(built_in) == score
+    assert card.find_bias(built_in) is None
+    assert measured.find_bias(replace(built_in, exact=False)) is None
+    assert measured.find_bias(replace(built_in, name="held_out")) is None
 
 
 def test_bundled_models_are_whole_and_small() -> None:

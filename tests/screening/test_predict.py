@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from irnet import Ensemble
 from screening.columns import PREDICTIONS, check_table
 from screening.crystal import Crystal
 from screening.features import featurize_crystals
@@ -47,6 +49,14 @@ def test_predictions_are_the_models_own(tiny_model: Path, tmp_path: Path) -> Non
     shown = show_predictions(table, 2)
     assert shown["id"].tolist() == ["x", "y"]
     assert shown["known"].tolist() == ["yes", ""]
+
+
+def test_a_single_member_has_no_spread(tiny_model: Path, tmp_path: Path) -> None:
+    model = load_model(tiny_model)
+    alone = replace(model, ensemble=Ensemble(model.ensemble.members[:1], model.ensemble.card))
+    table, _ = predict_structures(alone, [salt("x", 11, 17)], tmp_path, device="cpu")
+    assert table["formation_enthalpy_std_ev_per_atom"].to_pylist() == [None]
+    assert show_predictions(table, 1)["±"].tolist() == ["-"]
 
 
 @pytest.mark.parametrize("count", [0, 1])

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -146,6 +147,30 @@ def test_another_trainings_folder_is_refused(
     train_model(request_)
     with pytest.raises(ConfigurationError, match=message):
         train_model(replace(request_, **change))  # type: ignore[arg-type]
+
+
+def test_jobs_are_never_more_than_cores(
+    request_: TrainingRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: dict[str, list[int]] = {"members": [], "forest": []}
+
+    class Pool(ThreadPoolExecutor):
+        def __init__(self, workers: int) -> None:
+            given["members"].append(workers)
+            super().__init__(workers)
+
+    def fit(*_: object, n_jobs: int, **__: object) -> None:
+        given["forest"].append(n_jobs)
+        raise Killed
+
+    monkeypatch.setattr("screening.training.ThreadPoolExecutor", Pool)
+    monkeypatch.setattr("screening.training.count_cores", lambda: 2)
+    monkeypatch.setattr("irnet.fit_forest", fit)
+    for jobs in (1, 8):
+        out = request_.out.with_name(f"jobs-{jobs}")
+        with pytest.raises(Killed):
+            train_model(replace(request_, jobs=jobs, members=3, forest=True, out=out))
+    assert given == {"members": [2], "forest": [1, 2]}
 
 
 def test_folders_of_something_else_are_left_alone(request_: TrainingRequest) -> None:
