@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from .network import Network, count_parameters
     from .recipe import RECIPES, Recipe, find_recipe
     from .scorer import Prediction, Scorer
-    from .training import Progress, TrainingDivergedError, member_threads, train_ensemble
+    from .training import Progress, TrainingDivergedError, train_ensemble
 
 _HOMES = {
     "ARCHITECTURES": "architecture",
@@ -52,7 +52,6 @@ _HOMES = {
     "TrainingDivergedError": "training",
     "count_parameters": "network",
     "find_recipe": "recipe",
-    "member_threads": "training",
     "fit_forest": "forest",
     "train_ensemble": "training",
 }
@@ -81,7 +80,6 @@ __all__ = [
     "count_parameters",
     "find_recipe",
     "fit_forest",
-    "member_threads",
     "metrics",
     "train_ensemble",
 ]

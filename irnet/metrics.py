@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -116,80 +116,6 @@ def bootstrap(
         return Interval(value, float("nan"), float("nan"))
     low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
     return Interval(value, float(low), float(high))
-
-
-@dataclass(frozen=True)
-class GroupRow:
-    """Errors of one group of rows.
-
-    Attributes:
-        group: Its label.
-        count: Rows.
-        mae: Mean absolute error with its interval.
-        bias: Mean of predicted minus true with its interval.
-        rmse: Root mean squared error.
-        spearman: Rank correlation with its interval; NaN where undefined.
-        quantile_90: 90 % quantile of the absolute error.
-    """
-
-    group: str
-    count: int
-    mae: Interval
-    bias: Interval
-    rmse: float
-    spearman: Interval
-    quantile_90: float
-
-
-def table_by_group(
-    predicted: ArrayLike,
-    true: ArrayLike,
-    groups: Sequence[str] | NDArray[np.str_],
-    *,
-    level: float = 0.95,
-    resamples: int = 2000,
-    seed: int = 0,
-) -> list[GroupRow]:
-    """Errors per group, groups in the order in which they first appear.
-
-    Args:
-        predicted: (n,).
-        true: (n,).
-        groups: (n,) labels.
-        level: Confidence of the intervals.
-        resamples: Draws per interval.
-        seed: Of the draws.
-
-    Returns:
-        One row per group.
-
-    Raises:
-        DataError: If lengths differ or a value is not finite.
-    """
-    p, t = _pair(predicted, true)
-    labels = np.asarray([str(group) for group in groups])
-    if len(labels) != len(p):
-        raise DataError(f"{len(labels)} group labels for {len(p)} rows")
-    table = []
-    for group in dict.fromkeys(labels.tolist()):
-        chosen = labels == group
-        gp, gt = p[chosen], t[chosen]
-        intervals = [
-            bootstrap(metric, gp, gt, level=level, resamples=resamples, seed=seed)
-            for metric in (mae, bias, spearman)
-        ]
-        table.append(
-            GroupRow(
-                group=group,
-                count=len(gp),
-                mae=intervals[0],
-                bias=intervals[1],
-                rmse=rmse(gp, gt),
-                spearman=intervals[2],
-                quantile_90=error_quantile(gp, gt, 0.9),
-            )
-        )
-    return table
 
 
 def _pair(predicted: ArrayLike, true: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

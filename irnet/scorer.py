@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -199,25 +198,6 @@ class Scorer:
             for group in self._groups:
                 out[list(group.members), start : start + rows] = group(block)[..., :rows]
         return out
-
-    def rows_per_second(self, rows: int = 8192, repeats: int = 3) -> float:
-        """Measure how many rows all members together score in a second.
-
-        Args:
-            rows: Rows of random features per repeat.
-            repeats: The best of so many counts, after one pass to warm up.
-
-        Returns:
-            Rows per second.
-        """
-        generator = torch.Generator().manual_seed(0)
-        x = torch.randn((rows, len(self.feature_names)), generator=generator).to(self.device)
-        best = float("inf")
-        for _ in range(repeats + 1):
-            started = time.perf_counter()
-            self.predict_members(x).cpu()
-            best = min(best, time.perf_counter() - started)
-        return rows / best
 
     def _report_not_finite(self, block: Tensor, start: int) -> None:
         row, column = torch.nonzero(~torch.isfinite(block))[0].tolist()

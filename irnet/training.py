@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -211,30 +209,6 @@ def train_ensemble(
         "torch": torch.__version__,
     }
     return Ensemble(trained, card)
-
-
-@contextlib.contextmanager
-def member_threads(workers: int) -> Iterator[Map]:
-    """Give a ``map`` for `train_ensemble` that trains several members side by side.
-
-    On a CPU that other programs use too, two members on one core each wait for nobody, where one
-    member on two cores waits at every layer for its slower half.
-
-    Args:
-        workers: Members at a time; every one gets an equal share of torch's threads.
-
-    Yields:
-        A ``map`` that keeps the order of its tasks.
-    """
-    before = torch.get_num_threads()
-    threads = max(1, before // workers)
-    with ThreadPoolExecutor(
-        workers, initializer=torch.set_num_threads, initargs=(threads,)
-    ) as pool:
-        try:
-            yield pool.map
-        finally:
-            torch.set_num_threads(before)
 
 
 def train_member(task: MemberTask) -> Member:

@@ -58,17 +58,6 @@ def test_one_row_has_no_interval() -> None:
     assert np.isnan([interval.low, interval.high]).all()
 
 
-def test_table_by_group() -> None:
-    table = metrics.table_by_group(
-        [1.0, 2.0, 3.0, 9.0], [1.0, 1.0, 1.0, 8.0], ["b", "a", "a", "b"], resamples=50
-    )
-    assert [(row.group, row.count) for row in table] == [("b", 2), ("a", 2)]
-    assert table[0].mae.value == 0.5
-    assert table[1].bias.value == 1.5
-    assert table[0].spearman.value == 1.0
-    assert np.isnan(table[1].spearman.value)
-
-
 @pytest.mark.parametrize(
     ("predicted", "true", "message"),
     [
@@ -81,8 +70,3 @@ def test_table_by_group() -> None:
 def test_bad_input(predicted: list[float], true: list[float], message: str) -> None:
     with pytest.raises(DataError, match=message):
         metrics.mae(predicted, true)
-
-
-def test_table_needs_one_label_per_row() -> None:
-    with pytest.raises(DataError, match="1 group labels for 2 rows"):
-        metrics.table_by_group([1.0, 2.0], [1.0, 2.0], ["a"])

@@ -116,10 +116,6 @@ def test_nan_names_row_and_column() -> None:
         scorer.predict(rows(5)[:, :9])
 
 
-def test_rows_per_second() -> None:
-    assert Scorer([random_member("8BARx1-1", 0)]).rows_per_second(rows=100, repeats=1) > 0
-
-
 @pytest.mark.gpu
 def test_gpu_equals_cpu(ensemble: Ensemble, table: Any, tmp_path: Path) -> None:
     on_cpu = ensemble.scorer(device="cpu", precision="fp32").predict(table.features)
