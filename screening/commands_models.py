@@ -180,6 +180,13 @@ def train(
         typer.Option(help="Keep rows whose dE_matbench says that their energy is doubtful."),
     ] = False,
     forest: Annotated[bool, typer.Option(help="Train a Random Forest beside the networks.")] = True,
+    forest_like: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="MODEL",
+            help="Model whose forest's hyperparameters are taken, instead of a search.",
+        ),
+    ] = None,
     features: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="Feature table of these structures, from featurize."),
@@ -241,6 +248,7 @@ def train(
         seed=seed,
         holdout=holdout,
         forest=forest,
+        forest_parameters=_forest_parameters(forest_like) if forest_like else None,
         features=features,
         engine=_check_engine(engine),
         device=_check_device(device),
@@ -459,6 +467,17 @@ def bundle(
             else ""
         )
     )
+
+
+def _forest_parameters(folder: Path) -> dict[str, Any]:
+    """Return the hyperparameters of a model's forest."""
+    from screening.errors import ModelError
+    from screening.model_card import read_card
+
+    parameters = read_card(folder).training.forest
+    if parameters is None:
+        raise ModelError(f"{folder} has no Random Forest; leave --forest-like out to search")
+    return parameters
 
 
 def _say(sentence: str) -> None:

@@ -12,7 +12,7 @@ import platform
 import shutil
 import threading
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -98,6 +98,8 @@ class TrainingRequest:
         seed: Seed that splits, networks and forest derive theirs from.
         holdout: Share of the formulas held out for the metrics; 0 trains on everything.
         forest: Whether to train a Random Forest too.
+        forest_parameters: Hyperparameters of the forest by scikit-learn's names; searched on the
+            paper's grid if None.
         features: Feature table to join by id instead of featurizing, or None.
         engine: Which featurizer.
         device: Where the networks are trained.
@@ -116,6 +118,7 @@ class TrainingRequest:
     seed: int = 0
     holdout: float = 0.1
     forest: bool = True
+    forest_parameters: Mapping[str, Any] | None = None
     features: Path | None = None
     engine: Engine = "fast"
     device: str = "auto"
@@ -326,7 +329,7 @@ def _identity(request: TrainingRequest, data: TrainingSet) -> dict[str, Any]:
         "number of members": request.members,
         "seed": request.seed,
         "held-out share": request.holdout,
-        "forest": request.forest,
+        "forest": dict(request.forest_parameters) if request.forest_parameters else request.forest,
     }
     return dict(json.loads(json.dumps(identity)))
 
@@ -361,6 +364,7 @@ def _train_forest(train: TrainingSet, request: TrainingRequest) -> "Forest | Non
     if not request.forest:
         return None
     from irnet import Forest, fit_forest
+    from irnet.forest import ForestParameters
 
     path = request.out / FOREST_NAME
     if path.exists():
@@ -373,6 +377,12 @@ def _train_forest(train: TrainingSet, request: TrainingRequest) -> "Forest | Non
         seed=request.seed,
         n_jobs=min(request.jobs, count_cores()),
         groups=train.formula_groups(),
+        search=request.forest_parameters is None,
+        parameters=(
+            None
+            if request.forest_parameters is None
+            else ForestParameters(**request.forest_parameters)
+        ),
         target_name=request.protocol.target,
     )
     forest.save(path)

@@ -159,6 +159,15 @@ def test_outputs_in_impossible_places(screening: Screening, salts: Path, tmp_pat
     assert "not a folder" in result.stderr
 
 
+def copy_card(folder: Path, **changes: object) -> Path:
+    """Copy the card of folder/model, with some hyperparameters of its forest changed."""
+    card = json.loads((folder / "model" / "card.json").read_text())
+    card["training"]["forest"] |= changes
+    (folder / "other").mkdir()
+    (folder / "other" / "card.json").write_text(json.dumps(card))
+    return folder / "other"
+
+
 def test_train_evaluate_and_bundle(screening: Screening, tmp_path: Path) -> None:
     data, model = write_training_data(tmp_path / "d.parquet"), tmp_path / "model"
     (tmp_path / "s.toml").write_text(
@@ -201,9 +210,22 @@ def test_train_evaluate_and_bundle(screening: Screening, tmp_path: Path) -> None
     as_json = screening("models", "show", tmp_path / "small", "--json")
     assert json.loads(as_json.stdout)["compression"]["rows"] > 0
 
+    alike = screening(
+        *train,
+        "--seed",
+        7,
+        "--overwrite",
+        "--forest-like",
+        copy_card(tmp_path, min_samples_split=20),
+    )
+    assert alike.exit_code == 0, alike.output
+    chosen = json.loads((model / "card.json").read_text())["training"]["forest"]
+    assert chosen == card["training"]["forest"] | {"min_samples_split": 20}
+
     redone = screening(*train, "--seed", 7, "--overwrite", "--no-forest")
     assert redone.exit_code == 0, redone.output
     assert json.loads((model / "card.json").read_text())["training"]["forest"] is None
+    assert screening(*train, "--forest-like", model, "--overwrite").exit_code == 4
 
 
 @pytest.fixture
