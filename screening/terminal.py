@@ -148,11 +148,14 @@ def draw_ranking(rows: pa.Table, title: str) -> Table:
     Returns:
         A rich table.
     """
+    sites = [name for name in rows.column_names if name.startswith("site_")]
+    used = [name for name in sites if rows[name].null_count < len(rows)]
     drawn = Table(
         title=title,
         title_justify="left",
-        caption="enthalpies in eV/atom; known: the composition is in the model's training data; "
-        "unseen: an element that is not",
+        caption="formation enthalpies in eV/atom: IRNet (mean of the members), ± (their spread), "
+        "RF (Random Forest); known: the composition is in the model's training data; unseen: an "
+        "element that is not",
         caption_justify="left",
         box=SIMPLE_HEAD,
         show_edge=False,
@@ -161,11 +164,12 @@ def draw_ranking(rows: pa.Table, title: str) -> Table:
     )
     drawn.add_column("rank", justify="right", no_wrap=True)
     drawn.add_column("formula", no_wrap=True)
+    drawn.add_column(" ".join(name.removeprefix("site_") for name in used), overflow="fold")
     drawn.add_column("prototype", overflow="fold")
-    drawn.add_column("formation\nenthalpy", justify="right", no_wrap=True)
-    drawn.add_column("members'\nspread", justify="right", no_wrap=True)
-    drawn.add_column("Random\nForest", justify="right", no_wrap=True)
-    drawn.add_column("its\nrank", justify="right", no_wrap=True)
+    drawn.add_column("IRNet", justify="right", no_wrap=True)
+    drawn.add_column("±", justify="right", no_wrap=True)
+    drawn.add_column("RF", justify="right", no_wrap=True)
+    drawn.add_column("RF\nrank", justify="right", no_wrap=True)
     drawn.add_column("", overflow="fold")
     for row in rows.to_pylist():
         notes = ["known"] if row["known"] else []
@@ -174,6 +178,7 @@ def draw_ranking(rows: pa.Table, title: str) -> Table:
         drawn.add_row(
             f"{row['rank']:,}",
             row["formula"],
+            " ".join(row[name] for name in used if row[name] is not None),
             row["prototype"],
             _written(row["formation_enthalpy_ev_per_atom"]),
             _written(row["formation_enthalpy_std_ev_per_atom"]),

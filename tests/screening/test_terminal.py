@@ -48,18 +48,16 @@ def test_table_marks_known_and_unseen() -> None:
 def test_table_fits_a_terminal(width: int) -> None:
     output = io.StringIO()
     row = ROW | {
-        "rank": 20, "formula": "KMgF3", "prototype": "cubic_perovskite", "rf_rank": 16,
+        "rank": 20, "formula": "KMgF3", "prototype": "cubic_perovskite",
+        "site_A": "K", "site_B": "Mg", "site_X": "F", "rf_rank": 16,
         "formation_enthalpy_std_ev_per_atom": 0.0334, "rf_formation_enthalpy_ev_per_atom": -3.2184,
     }  # fmt: skip
     rows = pa.Table.from_pylist([row, row | {"unseen_elements": "Pa", "known": False}])
     Console(width=width, file=output).print(draw_ranking(rows, "title"))
     lines = [" ".join(line.split()) for line in output.getvalue().splitlines()]
-    assert lines[1:3] == [
-        "formation members' Random its",
-        "rank formula prototype enthalpy spread Forest rank",
-    ]
-    assert "20 KMgF3 cubic_perovskite -1.988 0.033 -3.218 16 known" in lines
-    assert "20 KMgF3 cubic_perovskite -1.988 0.033 -3.218 16 unseen Pa" in lines
+    assert lines[1:3] == ["RF", "rank formula A B X prototype IRNet ± RF rank"]
+    assert "20 KMgF3 K Mg F cubic_perovskite -1.988 0.033 -3.218 16 known" in lines
+    assert "20 KMgF3 K Mg F cubic_perovskite -1.988 0.033 -3.218 16 unseen Pa" in lines
 
 
 def test_warning_gives_the_measured_bias() -> None:
