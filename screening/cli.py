@@ -14,7 +14,7 @@ import typer
 from typer.core import TyperGroup
 
 import screening
-from screening import commands_campaign, commands_models
+from screening import commands_campaign, commands_models, commands_structures
 from screening.errors import exit_code_of
 
 
@@ -67,6 +67,7 @@ def describe(
 
 
 commands_campaign.register(app)
+commands_structures.register(app)
 commands_models.register(app)
 
 

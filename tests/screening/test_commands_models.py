@@ -14,7 +14,7 @@ from pymatgen.core.structure import Structure
 from typer.core import TyperGroup
 from typer.testing import Result
 
-from screening import commands_models
+from screening import command_parts, commands_models, commands_structures
 from screening.features.schema import FEATURES
 
 Screening = Callable[..., Result]
@@ -427,7 +427,7 @@ def test_options_are_completed() -> None:
 
     assert set(commands_models.RECIPES) == set(KNOWN_RECIPES)
     assert commands_models.complete_recipe("p") == ["paper"]
-    assert commands_models.complete_engine("") == ["fast", "matminer"]
+    assert commands_structures.complete_engine("") == ["fast", "matminer"]
     root = get_command(app)
     assert isinstance(root, TyperGroup)
     for command, names in {
@@ -453,7 +453,7 @@ def test_one_bar_at_a_time_fits_a_terminal(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr("sys.stderr", terminal)
     for name, value in {"COLUMNS": "80", "TERM": "xterm", "NO_COLOR": "1"}.items():
         monkeypatch.setenv(name, value)
-    with commands_models._progress("sites", "epochs") as [sites, epochs]:
+    with command_parts.show_progress("sites", "epochs") as [sites, epochs]:
         sites(512_345, 512_345, "40,000 of 44,000 structures")
         epochs(263, 320, "network 3: MAE 0.0838, best 0.0819")
     shown = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", terminal.getvalue())

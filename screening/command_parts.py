@@ -1,0 +1,211 @@
+"""What several commands share: options, checks, progress, and tables on the terminal."""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from screening.commands_campaign import DEVICES, complete_device, complete_model
+from screening.errors import ConfigurationError, suggest
+
+if TYPE_CHECKING:
+    from rich.progress import TaskID
+
+    from screening.feature_tables import ParallelMap, ProgressCall
+
+SECONDS_BETWEEN_LINES = 10.0
+
+
+DeviceOption = Annotated[
+    str,
+    typer.Option(help="Where networks run: auto, cpu or cuda.", autocompletion=complete_device),
+]
+
+
+ModelArgument = Annotated[
+    str,
+    typer.Argument(help="Bundled model or model folder.", autocompletion=complete_model),
+]
+
+
+WorkersOption = Annotated[
+    int | None,
+    typer.Option(
+        min=0,
+        help="Worker processes for the features; 0 computes in this process.",
+        show_default="one per core",
+    ),
+]
+
+
+SchedulerOption = Annotated[
+    str | None,
+    typer.Option(metavar="ADDRESS", help="A running Dask scheduler, instead of local workers."),
+]
+
+
+def say(sentence: str) -> None:
+    """Write a sentence to stderr."""
+    typer.echo(sentence, err=True)
+
+
+def check_output(out: Path, overwrite: bool, suffix: str | None = None) -> None:
+    """Refuse an output file that cannot be written, before anything is computed.
+
+    Args:
+        out: The file.
+        overwrite: Whether it may be there already.
+        suffix: What its name must end in, if anything.
+
+    Raises:
+        ConfigurationError: It is a folder, ends otherwise, or exists.
+        OutputError: Its folder cannot be written to.
+    """
+    from screening.errors import OutputError
+
+    if out.is_dir():
+        raise ConfigurationError(f"--out {out} is a folder; give the name of a file")
+    if suffix is not None and out.suffix != suffix:
+        raise ConfigurationError(
+            f"--out {out} must end in {suffix}: it is written as Parquet, nothing else"
+        )
+    if out.exists() and not overwrite:
+        raise ConfigurationError(f"{out} exists; give --overwrite to replace it")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=out.parent, prefix=f".{out.name}."):
+            pass
+    except OSError as error:
+        raise OutputError.from_os_error(error, out) from error
+
+
+def check_device(device: str) -> str:
+    """Return the device if it is one and is there.
+
+    Raises:
+        ConfigurationError: It is misspelt.
+        irnet.errors.DeviceError: torch sees no such device.
+    """
+    if device not in DEVICES:
+        raise ConfigurationError(
+            f'--device "{device}" is none of {", ".join(DEVICES)}{suggest(device, DEVICES)}'
+        )
+    if device == "cuda":
+        from irnet.device import choose_device
+
+        choose_device(device)
+    return device
+
+
+def run_in_parallel(workers: int | None, scheduler: str | None) -> ParallelMap | None:
+    """Return what runs tasks on Dask workers; None where this process is to compute them.
+
+    Args:
+        workers: Local workers; None for one per core, 0 for none.
+        scheduler: Address of a running scheduler instead.
+    """
+    if workers == 0 and scheduler is None:
+        return None
+
+    def run(function: Callable[[Any, int], Any], tasks: Sequence[Any]) -> Iterator[Any]:
+        if not tasks:
+            return
+        from screening.cluster.client import connect
+        from screening.cluster.tasks import map_tasks
+        from screening.settings import count_cores
+
+        with connect(workers or count_cores(), scheduler) as client:
+            say(f"dashboard: {client.dashboard_link}")
+            yield from map_tasks(client, function, tasks)
+
+    return run
+
+
+@contextmanager
+def interruptible(what_now: str) -> Iterator[None]:
+    """Say at Ctrl-C what is kept."""
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        raise KeyboardInterrupt(f"interrupted; {what_now}") from error
+
+
+@contextmanager
+def show_progress(*kinds: str) -> Iterator[list[ProgressCall]]:
+    """A bar on a terminal, a line every few seconds elsewhere; both on stderr.
+
+    Args:
+        kinds: What is counted, one after the other: the bar shows the last that began.
+    """
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+    from rich.table import Column
+
+    live = sys.stderr.isatty()
+    bar = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=10),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[note]}", table_column=Column(no_wrap=True, overflow="ellipsis")),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+        disable=not live,
+    )
+    rows: dict[str, TaskID] = {}
+
+    def count(what: str) -> ProgressCall:
+        began = spoken = time.monotonic()
+        already = 0
+
+        def show(done: int, total: int, note: str) -> None:
+            nonlocal began, spoken, already
+            if what not in rows:
+                for row in rows.values():
+                    bar.update(row, visible=False)
+                rows[what] = bar.add_task(what, total=total, note=note)
+                began = spoken = time.monotonic()
+                already = done
+            bar.update(rows[what], completed=done, note=note)
+            now = time.monotonic()
+            if live or (now - spoken < SECONDS_BETWEEN_LINES and done < total):
+                return
+            spoken = now
+            rate = (done - already) / max(now - began, 1e-9)
+            left = (total - done) / rate if rate else 0.0
+            say(
+                f"{what}: {done:,} of {total:,}, {rate:,.1f}/s, {left:,.0f} s left"
+                + (f"; {note}" if note else "")
+            )
+
+        return show
+
+    with bar:
+        yield [count(kind) for kind in kinds]
+
+
+def print_table(title: str, rows: Sequence[Sequence[str]]) -> None:
+    """Print rows of cells, the first of them the header."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=title or None, box=None)
+    for name in rows[0]:
+        table.add_column(name, justify="right" if name not in ("id", "formula") else "left")
+    for row in rows[1:]:
+        table.add_row(*row)
+    Console(width=None if sys.stdout.isatty() else 160).print(table)

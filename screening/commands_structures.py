@@ -1,0 +1,207 @@
+"""Commands about structures: featurize, predict."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, get_args
+
+import typer
+
+from screening.command_parts import (
+    DeviceOption,
+    SchedulerOption,
+    WorkersOption,
+    check_device,
+    check_output,
+    interruptible,
+    print_table,
+    run_in_parallel,
+    say,
+    show_progress,
+)
+from screening.commands_campaign import complete_from, complete_model
+from screening.errors import ConfigurationError, InputDataError, suggest
+from screening.features import Engine
+
+if TYPE_CHECKING:
+    from screening.crystal import Crystal
+    from screening.features.table import Failure
+
+ENGINES: tuple[Engine, ...] = get_args(Engine)
+
+
+TERMINAL_ROWS = 20
+
+
+def complete_engine(incomplete: str) -> list[str]:
+    """Complete a featurizer."""
+    return complete_from(ENGINES, incomplete)
+
+
+Inputs = Annotated[
+    list[Path],
+    typer.Argument(
+        metavar="FILES...",
+        help="CIF, POSCAR, extxyz or Parquet files of structures, or folders of them.",
+        show_default=False,
+    ),
+]
+
+
+EngineOption = Annotated[
+    str,
+    typer.Option(
+        help="fast (Voro++ and array arithmetic) or matminer (the reference, slow).",
+        autocompletion=complete_engine,
+    ),
+]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to the program.
+
+    Args:
+        app: The program.
+    """
+    app.command()(featurize)
+    app.command()(predict)
+
+
+def featurize(
+    inputs: Inputs,
+    out: Annotated[Path, typer.Option(help="Parquet file to write: id and 271 columns.")],
+    engine: EngineOption = "fast",
+    workers: WorkersOption = None,
+    scheduler: SchedulerOption = None,
+    overwrite: Annotated[bool, typer.Option(help="Replace the output if it exists.")] = False,
+) -> None:
+    """Compute the 271 features of structures.
+
+    What cannot be used goes to OUT's .failures.parquet with its reason; rows with filled-in
+    element properties are listed in .imputed.parquet. A killed run continues on the same command.
+    """
+    from screening.feature_tables import featurize_structures, write_features
+
+    chosen = check_engine(engine)
+    check_output(out, overwrite, ".parquet")
+    crystals, unread = _read_inputs(inputs, out)
+    parts = out.with_name(f".{out.name}.parts")
+    with interruptible("the same command goes on from here"), show_progress("sites") as [progress]:
+        features = featurize_structures(
+            crystals,
+            parts,
+            engine=chosen,
+            run=run_in_parallel(workers, scheduler),
+            progress=progress,
+        )
+    _refuse_if_none(features.ids, [*unread, *features.failures], out)
+    write_features(features, out, unread)
+    shutil.rmtree(parts, ignore_errors=True)
+    say(f"{out}: {len(features.ids):,} structures")
+    _say_failures([*unread, *features.failures], out)
+
+
+def predict(
+    inputs: Inputs,
+    out: Annotated[Path, typer.Option(help="Parquet file to write.")],
+    model: Annotated[
+        str, typer.Option(help="Bundled model or model folder.", autocompletion=complete_model)
+    ] = "default",
+    engine: EngineOption = "fast",
+    device: DeviceOption = "auto",
+    workers: Annotated[
+        int,
+        typer.Option(min=0, help="Worker processes for the features; 0 computes in this process."),
+    ] = 0,
+    scheduler: SchedulerOption = None,
+    top: Annotated[int, typer.Option(min=0, help="Rows to show on the terminal.")] = TERMINAL_ROWS,
+    overwrite: Annotated[bool, typer.Option(help="Replace the output if it exists.")] = False,
+) -> None:
+    """Predict the formation enthalpy of your own structures.
+
+    What cannot be used goes to OUT's .failures.parquet with its reason.
+    """
+    from screening.model_library import load_model
+    from screening.predict import predict_structures, show_predictions, write_predictions
+
+    chosen = check_engine(engine)
+    check_output(out, overwrite, ".parquet")
+    check_device(device)
+    crystals, unread = _read_inputs(inputs, out)
+    loaded = load_model(model)
+    with (
+        interruptible("nothing was written"),
+        tempfile.TemporaryDirectory(prefix="screening-") as work,
+        show_progress("sites") as [progress],
+    ):
+        table, failures = predict_structures(
+            loaded,
+            crystals,
+            Path(work),
+            engine=chosen,
+            device=device,
+            run=run_in_parallel(workers, scheduler),
+            progress=progress,
+        )
+    everything = [*unread, *failures]
+    _refuse_if_none(range(table.num_rows), everything, out)
+    write_predictions(table, everything, out)
+    shown = show_predictions(table, top)
+    if len(shown):
+        print_table("", [list(shown.columns), *shown.astype(str).to_numpy().tolist()])
+    say(f"{out}: {table.num_rows:,} structures, model {loaded.card.name}")
+    _say_failures(everything, out)
+
+
+def _say_failures(failures: Sequence[Failure], out: Path) -> None:
+    from screening.feature_tables import beside
+
+    if failures:
+        first = failures[0]
+        say(
+            f"{len(failures):,} structures could not be used (the first, {first.id}: "
+            f"{first.reason}); all of them are in {beside(out, 'failures')}"
+        )
+
+
+def _read_inputs(inputs: Sequence[Path], out: Path) -> tuple[list[Crystal], list[Failure]]:
+    """Read the structures; those of them that can be used are at least one."""
+    from screening.feature_tables import beside
+    from screening.structures import read_structures
+
+    written = (out, beside(out, "failures"), beside(out, "imputed"))
+    crystals, unread = read_structures(inputs, output=written, say=say)
+    _refuse_if_none(crystals, unread, out)
+    return crystals, unread
+
+
+def _refuse_if_none(found: Sequence[Any], failures: Sequence[Failure], out: Path) -> None:
+    if len(found):
+        return
+    if not failures:
+        raise InputDataError("the input holds no structures. Give other files.")
+    from screening.feature_tables import write_failures
+
+    reasons = "; ".join(f"{failure.id}: {failure.reason}" for failure in failures[:3])
+    more = f" (and {len(failures) - 3:,} more)" if len(failures) > 3 else ""
+    raise InputDataError(
+        f"no structure can be used. {reasons}{more}. Correct or replace the files. "
+        f"All of them are in {write_failures(failures, out)}"
+    )
+
+
+def check_engine(engine: str) -> Engine:
+    """Return the engine if it is one.
+
+    Raises:
+        ConfigurationError: It is misspelt.
+    """
+    for known in ENGINES:
+        if engine == known:
+            return known
+    raise ConfigurationError(
+        f'--engine "{engine}" is none of {", ".join(ENGINES)}{suggest(engine, ENGINES)}'
+    )
