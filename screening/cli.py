@@ -8,6 +8,7 @@ Only this module and the modules of commands are loaded for `--help`.
 
 from __future__ import annotations
 
+import signal
 from typing import Annotated, Any
 
 import typer
@@ -72,5 +73,6 @@ commands_models.register(app)
 
 
 def main() -> None:
-    """Run the program."""
+    """Run the program; SIGTERM, which batch systems send, ends it as Ctrl-C does."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     app(prog_name="screening")

@@ -260,9 +260,9 @@ PREDICTIONS: Final = TableKind(
         ENTHALPY,
         ENTHALPY_STD,
         RF_ENTHALPY,
-        Column(UNSEEN.name, UNSEEN.dtype, "", UNSEEN.sentence, nullable=True, required=False),
-        Column(IMPUTED.name, IMPUTED.dtype, "", IMPUTED.sentence, nullable=True, required=False),
-        Column(KNOWN.name, KNOWN.dtype, "", KNOWN.sentence, required=False),
+        KNOWN,
+        UNSEEN,
+        IMPUTED,
     ),
 )
 
@@ -285,7 +285,8 @@ def check_table(table: pa.Table, kind: TableKind) -> None:
         kind: What it should be.
 
     Raises:
-        ColumnError: A column is missing, unknown, of another type, or has nulls it must not have.
+        ColumnError: A column is missing, unknown, out of order, of another type, or has nulls it
+            must not have.
     """
     where = f"{kind.name} table"
     for column in kind.columns:
@@ -302,6 +303,11 @@ def check_table(table: pa.Table, kind: TableKind) -> None:
             )
         if not registered.nullable and table[field.name].null_count:
             raise ColumnError(f'{where}: column "{field.name}" has nulls')
+    columns = [kind.column(name) for name in table.column_names]
+    places = [kind.columns.index(column) for column in columns if column is not None]
+    for name, place, next_place in zip(table.column_names[1:], places, places[1:], strict=False):
+        if next_place < place:
+            raise ColumnError(f'{where}: column "{name}" is out of order')
 
 
 @contextmanager

@@ -56,6 +56,11 @@ def say(sentence: str) -> None:
     typer.echo(sentence, err=True)
 
 
+def count_structures(count: int) -> str:
+    """A number of structures in words, such as ``1 structure`` or ``2,000 structures``."""
+    return f"{count:,} structure{'' if count == 1 else 's'}"
+
+
 def check_output(out: Path, overwrite: bool, suffix: str | None = None) -> None:
     """Refuse an output file that cannot be written, before anything is computed.
 

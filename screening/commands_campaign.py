@@ -126,7 +126,7 @@ def run(
         typer.Option(
             metavar="LABEL=ROLE,...",
             help="Roles of the elements or site labels of a CIF, such as Ca=A,Ti=B,O=X.",
-            show_default="one per element",
+            show_default="A, B, X, ... by electronegativity",
         ),
     ] = None,
     model: Annotated[
@@ -231,9 +231,8 @@ def show(
     from screening.rank import select_candidates
 
     run_folder, ranking = _open_ranking(folder)
-    chosen = select_candidates(
-        ranking, containing=containing or (), new=new, prototypes=prototype or ()
-    )
+    names = _resolve_names(prototype or (), run_folder.prototypes)
+    chosen = select_candidates(ranking, containing=containing or (), new=new, prototypes=names)
     shown = chosen.slice(0, top)
     title = f"Top {len(shown)} of {len(chosen):,} candidates"
     if len(chosen) < len(ranking):
@@ -272,8 +271,9 @@ def export(
             f'--format "{form}" is none of {", ".join(FORMATS)}{suggest(form, FORMATS)}'
         )
     run_folder, ranking = _open_ranking(folder)
+    names = _resolve_names(prototype or (), run_folder.prototypes)
     chosen = select_candidates(
-        ranking, containing=containing or (), new=new, prototypes=prototype or (), top=top
+        ranking, containing=containing or (), new=new, prototypes=names, top=top
     )
     target = to or folder / f"export-{form}"
     described = run_folder.manifest["prototypes"]
@@ -323,9 +323,19 @@ def prototypes(
         raise ConfigurationError(
             f'no prototype has "{search}" in a name; list all with: screening prototypes'
         )
-    if len(records) <= ROWS_IN_FULL:
-        typer.echo("\n\n".join(map(_describe_prototype, records)))
+    exact = [
+        record
+        for record in records
+        if search is not None and search.casefold() in map(str.casefold, _names(record))
+    ]
+    in_full = records if len(records) <= ROWS_IN_FULL else exact
+    if in_full:
+        typer.echo("\n\n".join(map(_describe_prototype, in_full)))
+    records = [record for record in records if record not in in_full]
+    if not records:
         return
+    if in_full:
+        typer.echo(f'\nalso with "{search}" in a name:')
     rows = [("name", "formula", "sites", "Strukturbericht", "mineral")]
     rows += [
         (
@@ -360,6 +370,18 @@ def _describe_prototype(record: PrototypeRecord) -> str:
 def _names(record: PrototypeRecord) -> tuple[str, ...]:
     names = (record.name, record.aflow_label, record.strukturbericht, record.mineral)
     return tuple(name for name in names if name)
+
+
+def _resolve_names(given: Sequence[str], screened: Sequence[str]) -> list[str]:
+    """Replace other names of prototypes by those that the campaign's tables have."""
+    from prototypes import list_prototypes
+
+    if all(name in screened for name in given):
+        return list(given)
+    known = {
+        name.casefold(): record.name for record in list_prototypes() for name in _names(record)
+    }
+    return [name if name in screened else known.get(name.casefold(), name) for name in given]
 
 
 def _open_ranking(path: Path) -> tuple[RunFolder, pa.Table]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from textwrap import fill
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -28,6 +29,9 @@ if TYPE_CHECKING:
     from screening.model_card import Card, Score, Source
 
 RECIPES = ("default", "paper")
+
+SHORT_HASH = 12
+"""Hexadecimal digits of a file's hash on the terminal; the card has all 64."""
 
 
 def complete_recipe(incomplete: str) -> list[str]:
@@ -249,7 +253,8 @@ def evaluate(
     for geometry in ("relaxed", "ideal"):
         rows = tabulate(evaluation, "relaxed" if geometry == "relaxed" else "ideal")
         if len(rows) > 1:
-            print_table(f"{geometry} geometry, eV/atom", rows)
+            as_given = compounds.kinds is None
+            print_table(f"{'as given' if as_given else f'{geometry} geometry'}, eV/atom", rows)
     if out is not None:
         with written_atomically(out) as temporary:
             temporary.write_text(evaluation.model_dump_json(indent=1) + "\n")
@@ -276,6 +281,10 @@ def list_bundled(context: typer.Context) -> None:
 def show_model(
     model: ModelArgument = "default",
     json: Annotated[bool, typer.Option("--json", help="Print the whole card as JSON.")] = False,
+    schemes: Annotated[
+        bool,
+        typer.Option("--schemes", help="Show the errors per energy correction of the labels too."),
+    ] = False,
 ) -> None:
     """Show the card of a model."""
     from screening.model_card import read_card
@@ -288,11 +297,14 @@ def show_model(
         return
     size = sum(path.stat().st_size for path in model_files(folder)) / 1e6
     _print_card(card, f"{size:.1f} MB")
+    _print_making(card)
     _print_scores(card.held_out, "held-out rows")
     if card.evaluation is not None:
         from screening.evaluation import tabulate
 
-        print_table("ideal geometry, eV/atom", tabulate(card.evaluation, "ideal"))
+        scheme = None if schemes else "all"
+        print_table("ideal geometry, eV/atom", tabulate(card.evaluation, "ideal", scheme))
+        print_table("relaxed geometry, eV/atom", tabulate(card.evaluation, "relaxed", scheme))
     for limit in card.limits:
         typer.echo(f"- {limit}")
 
@@ -390,6 +402,37 @@ def _print_scores(scores: Sequence[Score], title: str) -> None:
         for score in scores
     ]
     print_table(f"{title}, eV/atom", rows)
+
+
+def _print_making(card: Card) -> None:
+    """Print how a model was made: recipe, time, data files, forest, and what compression cost."""
+    training, cost = card.training, card.compression
+    recipe = training.recipe
+    seconds = ", ".join(f"{stage} {value:,.0f} s" for stage, value in training.seconds.items())
+    files = ", ".join(f"{file.name} {file.sha256[:SHORT_HASH]}" for file in card.data.files)
+    lines = [
+        f"recipe: {recipe.get('name', 'unnamed')}, {recipe.get('epochs', '?')} epochs, "
+        f"{training.members} members, seed {training.seed}; trained {training.created}",
+        f"time: {seconds}; machine: {training.machine}",
+        f"data files (sha256): {files}",
+    ]
+    if training.forest is not None:
+        settings = ", ".join(f"{name} {value}" for name, value in training.forest.items())
+        lines.append(f"forest: {settings}")
+    if cost is not None:
+        forest = (
+            ""
+            if cost.random_forest_mae_before is None
+            else f", forest {cost.random_forest_mae_before:.4f} to "
+            f"{cost.random_forest_mae_after:.4f}"
+        )
+        lines.append(
+            f"compression ({cost.weights}): MAE on {cost.rows:,} {cost.measured_on}: networks "
+            f"{cost.irnet_mae_before:.4f} to {cost.irnet_mae_after:.4f}{forest} eV/atom; largest "
+            f"change of the networks {cost.largest_irnet_change:.4f} eV/atom"
+        )
+    for line in lines:
+        typer.echo(fill(line, 100, initial_indent="  ", subsequent_indent="    "))
 
 
 def _print_card(card: Card, size: str) -> None:

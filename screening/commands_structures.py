@@ -16,6 +16,7 @@ from screening.command_parts import (
     WorkersOption,
     check_device,
     check_output,
+    count_structures,
     interruptible,
     print_table,
     run_in_parallel,
@@ -100,7 +101,7 @@ def featurize(
     _refuse_if_none(features.ids, [*unread, *features.failures], out)
     write_features(features, out, unread)
     shutil.rmtree(parts, ignore_errors=True)
-    say(f"{out}: {len(features.ids):,} structures")
+    say(f"{out}: {count_structures(len(features.ids))}")
     _say_failures([*unread, *features.failures], out)
 
 
@@ -151,8 +152,12 @@ def predict(
     write_predictions(table, everything, out)
     shown = show_predictions(table, top)
     if len(shown):
-        print_table("", [list(shown.columns), *shown.astype(str).to_numpy().tolist()])
-    say(f"{out}: {table.num_rows:,} structures, model {loaded.card.name}")
+        part = len(shown) < table.num_rows
+        title = f"first {len(shown):,} of {table.num_rows:,}, in the order of the input"
+        print_table(
+            title if part else "", [list(shown.columns), *shown.astype(str).to_numpy().tolist()]
+        )
+    say(f"{out}: {count_structures(table.num_rows)}, model {loaded.card.name}")
     _say_failures(everything, out)
 
 
@@ -162,7 +167,7 @@ def _say_failures(failures: Sequence[Failure], out: Path) -> None:
     if failures:
         first = failures[0]
         say(
-            f"{len(failures):,} structures could not be used (the first, {first.id}: "
+            f"{count_structures(len(failures))} could not be used (the first, {first.id}: "
             f"{first.reason}); all of them are in {beside(out, 'failures')}"
         )
 

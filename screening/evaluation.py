@@ -292,15 +292,19 @@ def assign_roles(crystal: Crystal, kind: str) -> tuple[int, ...]:
     return a, b, x
 
 
-def tabulate(evaluation: Evaluation, geometry: Geometry = "ideal") -> list[list[str]]:
+def tabulate(
+    evaluation: Evaluation, geometry: Geometry = "ideal", scheme: str | None = None
+) -> list[list[str]]:
     """The evaluation as a table like the paper's Table 5, beside the paper's numbers.
 
     Args:
         evaluation: The scores.
         geometry: Which of the two geometries.
+        scheme: Only rows of these energy corrections, such as ``all``; every row if None.
 
     Returns:
-        A header and one row per kind and scheme; no row where nothing was measured.
+        A header and one row per kind and scheme; no row where nothing was measured, and no
+        columns of the paper where it has no number for any row.
     """
     header = [
         *("kind", "scheme", "n", "RF MAE", "IRNet MAE", "95 % interval", "RF bias", "IRNet bias"),
@@ -309,15 +313,15 @@ def tabulate(evaluation: Evaluation, geometry: Geometry = "ideal") -> list[list[
     scores = [score for score in evaluation.scores if score.geometry == geometry]
     by_key = {(score.predictor, score.group, score.scheme): score for score in scores}
     rows = [header]
-    for (predictor, group, scheme), net in by_key.items():
-        if predictor != "irnet":
+    for (predictor, group, corrections), net in by_key.items():
+        if predictor != "irnet" or scheme not in (None, corrections):
             continue
-        forest = by_key.get(("random_forest", group, scheme))
-        paper = PAPER_TABLE_5.get(group) if scheme == "all" else None
+        forest = by_key.get(("random_forest", group, corrections))
+        paper = PAPER_TABLE_5.get(group) if corrections == "all" else None
         rows.append(
             [
                 group,
-                scheme,
+                corrections,
                 str(net.n),
                 f"{forest.mae:.3f}" if forest else "",
                 f"{net.mae:.3f}",
@@ -330,7 +334,7 @@ def tabulate(evaluation: Evaluation, geometry: Geometry = "ideal") -> list[list[
                 f"{paper[1]:.4f}" if paper else "",
             ]
         )
-    return rows
+    return rows if any(row[-1] for row in rows[1:]) else [row[:-2] for row in rows]
 
 
 def _finite(value: float) -> float | None:

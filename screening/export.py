@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
@@ -81,23 +82,26 @@ def export_candidates(
     from prototypes import ATOMIC_NUMBERS, PrototypeError, build_structure
 
     files, failures = [], []
-    for row in rows.to_pylist():
-        prototype = prototypes[row["prototype"]]
-        numbers = [ATOMIC_NUMBERS[row[f"site_{role}"]] for role in prototype.roles]
-        name = f"{row['rank']:06d}_{row['prototype']}_{row['formula']}"
-        try:
-            structure = build_structure(prototype, numbers)
-        except (PrototypeError, ValueError, ArithmeticError) as error:
-            failures.append((name, str(error)))
-            continue
-        if form is ExportFormat.CIF:
-            path, text = folder / f"{name}.cif", str(CifWriter(structure, symprec=0.01))
-        else:
-            comment = f"{row['formula']} {row['prototype']} rank {row['rank']}"
-            ordered = structure.get_sorted_structure()
-            path, text = folder / f"{name}.vasp", Poscar(ordered, comment=comment).get_str()
-        with written_atomically(path) as temporary:
-            temporary.write_text(text, encoding="utf-8")
-        files.append(path)
+    with warnings.catch_warnings():
+        # Noble gases have no electronegativity, as pymatgen says whenever it sorts a formula.
+        warnings.filterwarnings("ignore", message="No Pauling electronegativity")
+        for row in rows.to_pylist():
+            prototype = prototypes[row["prototype"]]
+            numbers = [ATOMIC_NUMBERS[row[f"site_{role}"]] for role in prototype.roles]
+            name = f"{row['rank']:06d}_{row['prototype']}_{row['formula']}"
+            try:
+                structure = build_structure(prototype, numbers)
+            except (PrototypeError, ValueError, ArithmeticError) as error:
+                failures.append((name, str(error)))
+                continue
+            if form is ExportFormat.CIF:
+                path, text = folder / f"{name}.cif", str(CifWriter(structure, symprec=0.01))
+            else:
+                comment = f"{row['formula']} {row['prototype']} rank {row['rank']}"
+                ordered = structure.get_sorted_structure()
+                path, text = folder / f"{name}.vasp", Poscar(ordered, comment=comment).get_str()
+            with written_atomically(path) as temporary:
+                temporary.write_text(text, encoding="utf-8")
+            files.append(path)
     named_alike = (path for path in folder.iterdir() if _EXPORTED_NAME.fullmatch(path.name))
     return Exported(tuple(files), tuple(failures), tuple(sorted({*named_alike} - {*files})))

@@ -291,5 +291,7 @@ def _compare(before: Mapping[str, Any], now: Mapping[str, Any], prefix: str = ""
 
 
 def _shorten(value: object) -> str:
-    text = "none" if value is None else str(value)
+    if value is None:
+        return "none"
+    text = " ".join(map(str, value)) if isinstance(value, list) else str(value)
     return f"{text[:12]}…" if len(text) > 40 else text

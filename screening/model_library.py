@@ -180,8 +180,9 @@ def find_model(name_or_path: str | Path) -> Path:
             read_card(folder)
         return folder
     known = ", ".join(bundled) or "none"
+    hint = suggest(name, [*bundled, DEFAULT_MODEL] if bundled else ()) or "."
     raise ModelError(
-        f'there is no model "{name}"{suggest(name, bundled)}. Bundled models: {known}; '
+        f'there is no model "{name}"{hint} Bundled models: {known}; '
         "or give the folder that screening train wrote."
     )
 

@@ -109,14 +109,14 @@ def _tabulate(
 
 
 def show_predictions(table: pa.Table, most: int) -> pd.DataFrame:
-    """The first rows of predictions, as text for a terminal.
+    """The first rows of predictions, as text for a terminal; `unseen` only where it says something.
 
     Args:
         table: As `predict_structures` returns it.
         most: Rows to show.
     """
     shown = table.slice(0, most).to_pandas()
-    return pd.DataFrame(
+    rows = pd.DataFrame(
         {
             "id": shown["id"],
             "formula": shown["formula"],
@@ -127,6 +127,7 @@ def show_predictions(table: pa.Table, most: int) -> pd.DataFrame:
             "unseen": shown["unseen_elements"].fillna(""),
         }
     )
+    return rows if (rows["unseen"] != "").any() else rows.drop(columns="unseen")
 
 
 def _show(energy: float | None) -> str:

@@ -143,7 +143,10 @@ def _read_toml(path: Path) -> dict[str, Any]:
     try:
         raw = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise ConfigurationError(f"cannot read {path}: {error.strerror}") from error
+        hint = f"; did you mean --elements {path}?" if "=" in path.name else ""
+        raise ConfigurationError(
+            f"cannot read the settings file {path}: {error.strerror}{hint}"
+        ) from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigurationError(f"{path} is not valid TOML: {error}") from error
     known = tuple(CampaignSettings.model_fields)

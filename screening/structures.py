@@ -35,6 +35,8 @@ SHORTEST_DISTANCE = 0.5
 STRUCTURE_COLUMNS = ("lattice", "species", "frac_coords")
 
 _NUMBERS = ATOMIC_NUMBERS | {"D": 1, "T": 1}
+_FORMATS = {"cif": "CIF", "poscar": "POSCAR", "extxyz": "extended XYZ"}
+_WORDS_OF_INSIDES = ("array", "could not convert", "invalid literal", "parse coordinates", "unpack")
 _POSCAR_NAME = re.compile(r"(POSCAR|CONTCAR)", re.IGNORECASE)
 
 
@@ -101,37 +103,33 @@ def read_structure_table(path: Path) -> tuple[list[Crystal], list[Failure]]:
 
     Args:
         path: Parquet file with columns ``id``, ``lattice`` (9 numbers, row by row, Å), ``species``
-            (symbols) and ``frac_coords`` (3 numbers a site, site by site).
+            (symbols) and ``frac_coords`` (3 numbers a site, site by site); numbers may also be
+            lists of three.
 
     Returns:
         The crystals and the failures, each in the order of the rows.
 
     Raises:
-        InputDataError: The file cannot be read, or lacks a column.
+        InputDataError: The file cannot be read, lacks a column, or has one of another type.
     """
     try:
         present = [str(name) for name in pq.read_schema(path).names]
         for column in ("id", *STRUCTURE_COLUMNS):
             if column not in present:
                 raise InputDataError(
-                    f'{path} has no column "{column}"{suggest(column, present)} A table of '
+                    f'{path} has no column "{column}"{suggest(column, present) or "."} A table of '
                     f"structures has columns id, {', '.join(STRUCTURE_COLUMNS)}."
                 )
         table = pq.read_table(path, columns=["id", *STRUCTURE_COLUMNS])
     except (OSError, pa.ArrowException) as error:
         raise InputDataError(f"cannot read {path} as Parquet: {error}") from error
     ids = [str(name) for name in table["id"].to_pylist()]
-    try:
-        lattices, lattice_starts = _flatten(table["lattice"], pa.float64())
-        coords, coord_starts = _flatten(table["frac_coords"], pa.float64())
-        symbols, site_starts = _flatten(table["species"], pa.string())
-    except pa.ArrowException as error:
-        if not ids:
-            return [], []
-        raise InputDataError(
-            f"{path}: columns {', '.join(STRUCTURE_COLUMNS)} must hold lists of numbers, symbols "
-            f"and numbers: {error}"
-        ) from error
+    if not ids:
+        return [], []
+    lattices, lattice_starts, bad_lattices = _flatten(table, "lattice", pa.float64(), path)
+    coords, coord_starts, bad_coords = _flatten(table, "frac_coords", pa.float64(), path)
+    symbols, site_starts, _ = _flatten(table, "species", pa.string(), path)
+    uneven = bad_lattices | bad_coords
     encoded = pc.dictionary_encode(symbols)
     known = [str(symbol) for symbol in encoded.dictionary.to_pylist()]
     numbers_of = np.array([_NUMBERS.get(symbol, 0) for symbol in known], dtype=np.int64)
@@ -147,6 +145,10 @@ def read_structure_table(path: Path) -> tuple[list[Crystal], list[Failure]]:
         cell = lattice_values[lattice_starts[row] : lattice_starts[row + 1]]
         positions = coord_values[coord_starts[row] : coord_starts[row + 1]]
         count = sites.stop - sites.start
+        if uneven[row]:
+            reason = "malformed row: an inner list of lattice or frac_coords has not 3 numbers"
+            failures.append(Failure(name, reason))
+            continue
         if count == 0 or len(cell) != 9 or len(positions) != 3 * count:
             failures.append(
                 Failure(
@@ -167,11 +169,11 @@ def read_structure_table(path: Path) -> tuple[list[Crystal], list[Failure]]:
             numbers[sites].copy(),
             np.array(positions, dtype=np.float64).reshape(-1, 3),
         )
-        reason = find_defect(crystal)
-        if reason is None:
+        defect = find_defect(crystal)
+        if defect is None:
             crystals.append(crystal)
         else:
-            failures.append(Failure(name, reason))
+            failures.append(Failure(name, defect))
     return crystals, failures
 
 
@@ -302,7 +304,7 @@ def _read_file(path: Path, name: str) -> tuple[list[Crystal], list[Failure]]:
         text = path.read_text(encoding="utf-8", errors="replace")
         found = readers[str(_kind(path))](text)
     except Exception as error:  # parsers of foreign files raise nearly anything
-        return [], [Failure(name, f"unreadable: {_first_line(error)}")]
+        return [], [Failure(name, f"unreadable: {_explain(error, str(_kind(path)))}")]
     if not found:
         return [], [Failure(name, "unreadable: no structure in the file")]
     crystals: list[Crystal] = []
@@ -411,18 +413,53 @@ def _xyz_columns(properties: str) -> tuple[int, int]:
     return starts["species"], starts["pos"]
 
 
+def _explain(error: Exception, kind: str) -> str:
+    """The parser's own words, or a plain sentence where they are about its insides."""
+    text = _first_line(error)
+    if isinstance(error, IndexError) or any(words in text for words in _WORDS_OF_INSIDES):
+        return f"it ends early or is no {_FORMATS[kind]}"
+    return text
+
+
 def _first_line(error: Exception) -> str:
     text = str(error).strip() or type(error).__name__
     return text.splitlines()[0]
 
 
-def _flatten(column: pa.ChunkedArray, kind: pa.DataType) -> tuple[pa.Array, NDArray[np.int64]]:
-    merged = column.combine_chunks()
-    if isinstance(merged, pa.ChunkedArray):
-        merged = merged.chunk(0)
-    lengths = pc.list_value_length(merged).fill_null(0).to_numpy(zero_copy_only=False)
-    starts = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-    return pc.list_flatten(merged).cast(kind), starts
+def _flatten(
+    table: pa.Table, name: str, kind: pa.DataType, path: Path
+) -> tuple[pa.Array, NDArray[np.int64], NDArray[np.bool_]]:
+    """Values of a column of lists, where each row's begin, and rows with inner lists not of 3."""
+    column = table[name]
+    try:
+        merged = column.combine_chunks()
+        if isinstance(merged, pa.ChunkedArray):
+            merged = merged.chunk(0)
+        starts = _list_starts(merged)
+        values = pc.list_flatten(merged)
+        uneven = np.zeros(len(merged), dtype=np.bool_)
+        if pa.types.is_floating(kind) and _is_list(values.type):
+            inner = _list_starts(values)
+            wrong = np.concatenate([[0], np.cumsum(np.diff(inner) != 3)])
+            uneven = wrong[starts[1:]] > wrong[starts[:-1]]
+            starts, values = inner[starts], pc.list_flatten(values)
+        return values.cast(kind), starts, uneven
+    except pa.ArrowException as error:
+        wanted = "numbers" if pa.types.is_floating(kind) else "symbols"
+        raise InputDataError(
+            f'{path}: column "{name}" must hold lists of {wanted}; it is of type {column.type}.'
+        ) from error
+
+
+def _list_starts(lists: pa.Array) -> NDArray[np.int64]:
+    lengths = pc.list_value_length(lists).fill_null(0).to_numpy(zero_copy_only=False)
+    return np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+
+
+def _is_list(kind: pa.DataType) -> bool:
+    return bool(
+        pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
+    )
 
 
 def _find_overlap(crystal: Crystal) -> tuple[int, int, float] | None:

@@ -150,12 +150,16 @@ def draw_ranking(rows: pa.Table, title: str) -> Table:
     """
     sites = [name for name in rows.column_names if name.startswith("site_")]
     used = [name for name in sites if rows[name].null_count < len(rows)]
+    legend = (
+        "formation enthalpies in eV/atom: IRNet (mean of the members), ± (their spread), RF "
+        "(Random Forest); known: the composition is in the model's training data"
+    )
+    if rows["unseen_elements"].null_count < len(rows):
+        legend += "; unseen X: the element X is not"
     drawn = Table(
         title=title,
         title_justify="left",
-        caption="formation enthalpies in eV/atom: IRNet (mean of the members), ± (their spread), "
-        "RF (Random Forest); known: the composition is in the model's training data; unseen: an "
-        "element that is not",
+        caption=legend,
         caption_justify="left",
         box=SIMPLE_HEAD,
         show_edge=False,

@@ -77,8 +77,8 @@ TRAINING_FILES = SMALL_MODEL_FILES | {REQUEST_NAME, HELD_OUT_NAME, WORK_NAME}
 """What a training writes into its folder."""
 
 DEFAULT_LIMITS = (
-    "Trained on known crystals, which are the stable ones: hypothetical compounds come out too "
-    "negative (see the bias of the evaluation).",
+    "Compounds unlike the training data are predicted worse than the held-out error says: "
+    "evaluate the model on such compounds before use.",
     "The spread of the members is not a calibrated uncertainty.",
     "Formation enthalpy alone is not stability: compare with competing phases.",
     "Energies are those of the training data's DFT settings; they do not mix with others.",

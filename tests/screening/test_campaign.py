@@ -332,14 +332,19 @@ def test_a_killed_campaign_goes_on_to_the_same_bytes(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize(
+    ("workers", "sign"), [(0, signal.SIGINT), (1, signal.SIGINT), (1, signal.SIGTERM)]
+)
 def test_ctrl_c_keeps_finished_shards_and_says_how_to_go_on(
-    arguments: list[str], tmp_path: Path, workers: int
+    arguments: list[str], tmp_path: Path, workers: int, sign: signal.Signals
 ) -> None:
     call = [*many_shards(arguments, tmp_path / "a"), "--workers", str(workers)]
     process = start(call)
     wait_for_shards(process, tmp_path / "a", 3)
-    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the driver and all its workers
+    if sign == signal.SIGINT:
+        os.killpg(process.pid, sign)  # as a terminal does: to the driver and all its workers
+    else:
+        process.send_signal(sign)
     _, stderr = process.communicate(timeout=60)
     assert process.returncode == 130, stderr
     assert "Traceback" not in stderr

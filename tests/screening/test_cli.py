@@ -257,6 +257,13 @@ def test_a_misspelt_prototype_loads_no_torch(tmp_path: Path) -> None:
     assert done.stdout.split() == ["2", "False"], done.stderr
 
 
+def test_an_exact_name_is_described_before_the_others(screening: Program) -> None:
+    lines = screening("prototypes", "B1").stdout.splitlines()
+    assert lines[0] == "AB_cF8_225_a_b: AX, 2 sites"
+    assert 'also with "B1" in a name:' in lines
+    assert len(lines) > 15
+
+
 @pytest.mark.parametrize(
     ("typed", "expected"),
     [("screening sh", "show"), ("screening run --prototype cub", "cubic_perovskite")],

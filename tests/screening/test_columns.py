@@ -57,6 +57,7 @@ def test_further_sites_belong_to_the_registry() -> None:
         (failures(more=pa.array(["c"])), 'column "more" is not in'),
         (failures(id=pa.array([1])), "is int64, expected string"),
         (failures(id=pa.array([None], pa.string())), "has nulls"),
+        (failures().select(["reason", "id"]), '"id" is out of order'),
     ],
 )
 def test_wrong_tables_are_refused(table: pa.Table, complaint: str, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import re
@@ -102,6 +103,13 @@ def test_predict_writes_the_three_enthalpies(
     ]
     assert table["formula"].tolist() == ["KCl", "NaCl"]
     assert "NaCl.cif" in result.stdout
+    assert "first" not in result.stdout
+    first = screening(
+        *("predict", salts / "NaCl.cif", salts / "KCl.cif", "--out", tmp_path / "q.parquet"),
+        *("--model", tiny_model, "--device", "cpu", "--top", 1),
+    )
+    assert "first 1 of 2" in first.stdout
+    assert "KCl.cif" not in first.stdout
     failures = pd.read_parquet(tmp_path / "p.failures.parquet")
     assert len(failures) == 2
 
@@ -207,6 +215,16 @@ def test_train_evaluate_and_bundle(screening: Screening, tmp_path: Path) -> None
     assert shown.exit_code == 0, shown.output
     assert "CC0" in shown.stdout
     assert "B2" in shown.stdout
+    words = " ".join(shown.stdout.split())
+    digest = hashlib.sha256(data.read_bytes()).hexdigest()
+    assert f"d.parquet {digest[:12]}" in words
+    assert digest not in words
+    assert "recipe: default, 2 epochs, 2 members, seed 0" in words
+    assert f"machine: {card['training']['machine']}" in words
+    assert f"n_estimators {card['training']['forest']['n_estimators']}" in words
+    assert "largest change of the networks" in words
+    assert "relaxed geometry" in words
+    assert "Trained on known crystals" not in words
     as_json = screening("models", "show", tmp_path / "small", "--json")
     assert json.loads(as_json.stdout)["compression"]["rows"] > 0
 
@@ -344,7 +362,8 @@ def test_evaluation_without_kinds_scores_all_rows_as_they_are(
     result = screening("evaluate", tiny_model, data, "--device", "cpu", "--out", tmp_path / "e")
     assert result.exit_code == 0, result.output
     assert "no kind column: its 36 rows are scored as one group" in result.stderr
-    assert "relaxed geometry" in result.stdout
+    assert "as given, eV/atom" in result.stdout
+    assert "paper" not in result.stdout
     assert "ideal" not in result.stdout
     scores = json.loads((tmp_path / "e").read_text())["scores"]
     assert {(s["group"], s["geometry"], s["n"]) for s in scores} == {("all", "relaxed", 36)}

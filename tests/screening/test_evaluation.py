@@ -118,6 +118,9 @@ def test_evaluation_of_a_model(tmp_path: Path, tiny_model: Path) -> None:
     assert (row["kind"], row["scheme"], row["n"]) == ("B2", "all", "3")
     assert (row["paper RF"], row["paper IRNet"]) == ("0.5114", "0.4780")
     assert all(len(line) == len(table[0]) for line in table)
+    of_all = [line[1] for line in tabulate(evaluation, scheme="all")[1:]]
+    assert set(of_all) == {"all"}
+    assert len(of_all) < len(table) - 1
 
 
 def test_unusable_evaluation_sets(tmp_path: Path) -> None:

@@ -106,6 +106,10 @@ def test_names_find_bundled_models(
     assert find_model("irnet17") == find_model("default") == library / "irnet17"
     with pytest.raises(ModelError, match='did you mean "irnet17"'):
         find_model("irnet71")
+    with pytest.raises(ModelError, match=r'did you mean "default"\? Bundled models: irnet17;'):
+        find_model("defalt")
+    with pytest.raises(ModelError, match=r'no model "xyz"\. Bundled'):
+        find_model("xyz")
     with pytest.raises(ModelError, match="not a finished model"):
         find_model(tmp_path)
 

@@ -49,6 +49,9 @@ def test_predictions_are_the_models_own(tiny_model: Path, tmp_path: Path) -> Non
     shown = show_predictions(table, 2)
     assert shown["id"].tolist() == ["x", "y"]
     assert shown["known"].tolist() == ["yes", ""]
+    assert shown["unseen"].tolist() == ["", "Cs"]
+    assert "unseen" not in show_predictions(table, 1)
+    assert table.column_names == [column.name for column in PREDICTIONS.columns]
 
 
 def test_a_single_member_has_no_spread(tiny_model: Path, tmp_path: Path) -> None:

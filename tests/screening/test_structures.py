@@ -223,6 +223,60 @@ def test_bad_rows(tmp_path: Path, changes: dict[str, object], reason: str) -> No
     assert reason in failures[0].reason
 
 
+def test_nested_lists_are_the_same_table(tmp_path: Path) -> None:
+    path = write_table(tmp_path / "t.parquet")
+    flat, _ = read_structure_table(path)
+    table = pd.read_parquet(path)
+    for column in ("lattice", "frac_coords"):
+        table[column] = [np.reshape(row, (-1, 3)).tolist() for row in table[column]]
+    table.to_parquet(path)
+    nested, failures = read_structure_table(path)
+    assert not failures
+    for one, other in zip(flat, nested, strict=True):
+        assert one.id == other.id
+        np.testing.assert_array_equal(one.lattice, other.lattice)
+        np.testing.assert_array_equal(one.frac_coords, other.frac_coords)
+    # three lists of n numbers, one an axis, would be read as sites if only their total counted
+    table.at[1, "frac_coords"] = [[0.0, 0.5], [0.0, 0.5], [0.0, 0.5]]
+    table.to_parquet(path)
+    crystals, failures = read_structure_table(path)
+    assert [c.id for c in crystals] == ["a"]
+    assert "inner list" in failures[0].reason
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "wanted"),
+    [
+        ("frac_coords", "0 0 0", "numbers"),
+        ("lattice", 4.0, "numbers"),
+        ("frac_coords", ["x"] * 6, "numbers"),
+        ("species", [["Cs"], ["Cl"]], "symbols"),
+    ],
+)
+def test_columns_of_another_type_are_named(
+    tmp_path: Path, column: str, value: object, wanted: str
+) -> None:
+    path = write_table(tmp_path / "t.parquet")
+    pd.read_parquet(path).assign(**{column: [value, value]}).to_parquet(path)
+    with pytest.raises(InputDataError, match=f'"{column}" must hold lists of {wanted}'):
+        read_structure_table(path)
+
+
+def test_truncated_files_have_a_plain_reason(tmp_path: Path) -> None:
+    poscar = ROCK_SALT.to(fmt="poscar")
+    for lines in (1, 4, 9):
+        (tmp_path / f"POSCAR_{lines}").write_text("\n".join(poscar.splitlines()[:lines]))
+    (tmp_path / "POSCAR_word").write_text(poscar.rsplit(" ", 2)[0].rsplit(" ", 1)[0])
+    (tmp_path / "word.xyz").write_text(EXTXYZ.rsplit("Cl", 1)[0] + "Cl 1.0 2.0\n")
+    (tmp_path / "count.xyz").write_text("2")
+    (tmp_path / "text.xyz").write_text("hello\nworld\n")
+    _, failures = read_structures([tmp_path])
+    assert len(failures) == 7
+    for failure in failures:
+        name = "extended XYZ" if failure.id.endswith("xyz") else "POSCAR"
+        assert failure.reason == f"unreadable: it ends early or is no {name}"
+
+
 def test_missing_column_names_the_nearest(tmp_path: Path) -> None:
     path = write_table(tmp_path / "t.parquet")
     pd.read_parquet(path).rename(columns={"frac_coords": "frac_coord"}).to_parquet(path)
