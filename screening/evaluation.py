@@ -84,8 +84,8 @@ def read_evaluation_set(path: Path, target: str = DEFAULT_TARGET) -> EvaluationS
         raise InputDataError(f"{path} has no rows.")
     if failures:
         raise InputDataError(
-            f"{path}: {len(failures)} structures cannot be used, the first is {failures[0].id!r}: "
-            f"{failures[0].reason}. Remove them."
+            f"{path}: {len(failures)} of {len(failures) + len(crystals)} structures cannot be "
+            f"used, the first is {failures[0].id!r}: {failures[0].reason}. Remove what fails."
         )
     table = pd.read_parquet(path)
     require_columns(list(table.columns), [target], path)
