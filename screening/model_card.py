@@ -4,9 +4,9 @@ import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from screening.columns import written_atomically
 from screening.errors import ModelError
@@ -85,6 +85,7 @@ class Score(_Closed):
         mae: Mean absolute error.
         mae_low: Lower end of its 95 % bootstrap interval, None for a single compound.
         mae_high: Upper end.
+        p90: 90th percentile of the absolute error, None in cards that never measured it.
         bias: Mean of predicted minus true; negative is too stable.
         spearman: Rank correlation of predicted and true, None where it is not defined.
     """
@@ -97,6 +98,7 @@ class Score(_Closed):
     mae: float = Field(ge=0)
     mae_low: float | None = Field(default=None, ge=0)
     mae_high: float | None = Field(default=None, ge=0)
+    p90: float | None = Field(default=None, ge=0)
     bias: float
     spearman: float | None = None
 
@@ -108,6 +110,68 @@ class Score(_Closed):
         return f"{self.mae_low:.3f}–{self.mae_high:.3f}"
 
 
+class Reliability(_Closed):
+    """How well the intervals of the ensemble keep what they promise on one group of compounds.
+
+    Attributes:
+        group: As in `Score`, or ``calibration`` for the rows that the intervals were fitted on,
+            each judged by intervals that were fitted without its chemical system.
+        scheme: As in `Score`.
+        geometry: As in `Score`.
+        n: Compounds.
+        expected: Nominal coverages of central intervals, ascending, between 0 and 1.
+        observed: Share of the compounds within the interval of each.
+        coverage: Share of the compounds within the stored (90 %) interval.
+        coverage_low: Lower end of the exact 95 % binomial interval of that share.
+        coverage_high: Upper end.
+        sharpness: Mean width of the 90 % interval, eV/atom.
+        miscalibration_area: Area between the curve of `observed` over `expected` and the diagonal;
+            0 is perfect, 0.5 the worst.
+        sorting: Spearman's rank correlation of the expected size of the error with the absolute
+            error, None where it is not defined.
+        spread_sorting: The same of the spread of the members, None with a single member.
+    """
+
+    group: str
+    scheme: str = "all"
+    geometry: Literal["relaxed", "ideal"] = "relaxed"
+    n: int = Field(ge=1)
+    expected: tuple[float, ...]
+    observed: tuple[float, ...]
+    coverage: float = Field(ge=0, le=1)
+    coverage_low: float = Field(ge=0, le=1)
+    coverage_high: float = Field(ge=0, le=1)
+    sharpness: float = Field(ge=0)
+    miscalibration_area: float = Field(ge=0)
+    sorting: float | None = None
+    spread_sorting: float | None = None
+
+    @model_validator(mode="after")
+    def _check_curve(self) -> Self:
+        if len(self.expected) != len(self.observed):
+            raise ValueError("expected and observed must have the same length")
+        return self
+
+
+class CalibrationCard(_Closed):
+    """How the intervals of the predictions were fitted.
+
+    Attributes:
+        level: Share of compounds that the stored intervals are made to contain, such as 0.9.
+        rows: Compounds with known energies, none of their formulas trained on, that they rest on.
+        groups: Chemical systems among them; no system is on both sides of a split.
+        measured_on: What the compounds are.
+        reliabilities: How well the intervals did on these compounds themselves, each judged by a
+            fit without its chemical system.
+    """
+
+    level: float = Field(gt=0, lt=1)
+    rows: int = Field(ge=1)
+    groups: int = Field(ge=1)
+    measured_on: str
+    reliabilities: tuple[Reliability, ...] = ()
+
+
 class Evaluation(_Closed):
     """Errors on the evaluation set of the combinatorial search.
 
@@ -115,11 +179,13 @@ class Evaluation(_Closed):
         data: The evaluation file.
         scores: One per predictor, kind, scheme and geometry.
         formulas_seen: Compounds whose formula the evaluated model was trained on.
+        reliabilities: One per kind, scheme and geometry, if the model's predictions have intervals.
     """
 
     data: DataFileEntry
     scores: tuple[Score, ...]
     formulas_seen: int = Field(ge=0)
+    reliabilities: tuple[Reliability, ...] = ()
 
 
 class TrainingCard(_Closed):
@@ -193,7 +259,11 @@ class Card(_Closed):
         data: The training data.
         training: How it was made.
         held_out: Errors on the held-out rows.
+        held_out_reliability: How well the intervals do there.
         evaluation: Errors on the evaluation set.
+        cross_validation: Errors on hypothetical compounds, each predicted by a model that was not
+            trained on its chemical system.
+        calibration: How the intervals were fitted; None where the predictions have none.
         measured_on_twin: Where the errors are those of a twin of this model, what the twin was
             not trained on; None where they are its own.
         compression: What making it small cost.
@@ -207,7 +277,10 @@ class Card(_Closed):
     data: DataCard
     training: TrainingCard
     held_out: tuple[Score, ...] = ()
+    held_out_reliability: tuple[Reliability, ...] = ()
     evaluation: Evaluation | None = None
+    cross_validation: Evaluation | None = None
+    calibration: CalibrationCard | None = None
     measured_on_twin: str | None = None
     compression: Compression | None = None
     limits: tuple[str, ...] = ()
@@ -228,6 +301,25 @@ class Card(_Closed):
         for score in scores:
             if (score.group, score.predictor, score.geometry, score.scheme) == wanted:
                 return score
+        return None
+
+    def find_reliability(
+        self, group: str, geometry: str = "ideal", scheme: str = "all"
+    ) -> Reliability | None:
+        """How well the intervals of a kind of compound do, or None where it was not measured.
+
+        Args:
+            group: As in `find_score`.
+            geometry: As in `find_score`.
+            scheme: As in `find_score`.
+        """
+        found = self.held_out_reliability + (
+            self.evaluation.reliabilities if self.evaluation else ()
+        )
+        wanted = (group, "relaxed" if group == "held_out" else geometry, scheme)
+        for each in found:
+            if (each.group, each.geometry, each.scheme) == wanted:
+                return each
         return None
 
     def find_bias(self, prototype: "Prototype") -> Score | None:
