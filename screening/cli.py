@@ -15,7 +15,12 @@ import typer
 from typer.core import TyperGroup
 
 import screening
-from screening import commands_campaign, commands_models, commands_structures
+from screening import (
+    commands_campaign,
+    commands_models,
+    commands_structures,
+    commands_training,
+)
 from screening.errors import exit_code_of
 
 
@@ -69,6 +74,7 @@ def describe(
 
 commands_campaign.register(app)
 commands_structures.register(app)
+commands_training.register(app)
 commands_models.register(app)
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from typer.testing import CliRunner, Result
 
@@ -106,5 +107,36 @@ def screening() -> Callable[..., Result]:
 
     def call(*arguments: object) -> Result:
         return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+    return call
+
+
+@pytest.fixture
+def training_data(tmp_path: Path) -> Path:
+    """A table of 36 structures of the CsCl type with made-up energies."""
+    path = tmp_path / "d.parquet"
+    symbols = ["Li", "Na", "K", "Rb", "F", "Cl", "Br", "Cu", "Ag"]
+    pairs = [(a, b) for a in symbols for b in symbols if a < b]
+    pd.DataFrame(
+        {
+            "id": [a + b for a, b in pairs],
+            "lattice": [(4 * np.eye(3)).ravel()] * len(pairs),
+            "species": [list(pair) for pair in pairs],
+            "frac_coords": [[0.0, 0, 0, 0.5, 0.5, 0.5]] * len(pairs),
+            "formation_energy_per_atom": np.linspace(-2, 0, len(pairs)),
+            "kind": "B2",
+        }
+    ).to_parquet(path)
+    return path
+
+
+@pytest.fixture
+def train(screening: Callable[..., Result], tmp_path: Path) -> Callable[..., Result]:
+    """Train for an epoch into a folder."""
+    fast = ("--epochs", 1, "--members", 1, "--architecture", "4A-1", "--device", "cpu")
+
+    def call(data: Path, *options: object, out: str = "model") -> Result:
+        arguments = (*fast, "--no-forest", "--workers", 0, "--holdout", 0.2, *options)
+        return screening("train", data, "--out", tmp_path / out, *arguments)
 
     return call

@@ -7,7 +7,6 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import pytest
 from pymatgen.core.lattice import Lattice
@@ -15,7 +14,7 @@ from pymatgen.core.structure import Structure
 from typer.core import TyperGroup
 from typer.testing import Result
 
-from screening import command_parts, commands_models, commands_structures
+from screening import command_parts, commands_structures, commands_training
 from screening.features.schema import FEATURES
 
 Screening = Callable[..., Result]
@@ -33,22 +32,6 @@ def salts(tmp_path: Path) -> Path:
     alloy.to(filename=str(folder / "alloy.cif"))
     (folder / "broken.cif").write_text("data_\n_cell_length_a x\n")
     return folder
-
-
-def write_training_data(path: Path) -> Path:
-    symbols = ["Li", "Na", "K", "Rb", "F", "Cl", "Br", "Cu", "Ag"]
-    pairs = [(a, b) for a in symbols for b in symbols if a < b]
-    pd.DataFrame(
-        {
-            "id": [a + b for a, b in pairs],
-            "lattice": [(4 * np.eye(3)).ravel()] * len(pairs),
-            "species": [list(pair) for pair in pairs],
-            "frac_coords": [[0.0, 0, 0, 0.5, 0.5, 0.5]] * len(pairs),
-            "formation_energy_per_atom": np.linspace(-2, 0, len(pairs)),
-            "kind": "B2",
-        }
-    ).to_parquet(path)
-    return path
 
 
 def test_featurize_writes_id_and_271_columns(
@@ -147,11 +130,12 @@ def test_mistakes_end_in_one_message_and_their_code(
     screening: Screening,
     salts: Path,
     tmp_path: Path,
+    training_data: Path,
     arguments: tuple[str, ...],
     code: int,
     message: str,
 ) -> None:
-    data = write_training_data(tmp_path / "d.parquet")
+    data = training_data
     filled = [word.format(salts=salts, data=data) for word in arguments]
     out = () if arguments[0] == "evaluate" else ("--out", tmp_path / "out.parquet")
     result = screening(*filled, *out)
@@ -176,8 +160,10 @@ def copy_card(folder: Path, **changes: object) -> Path:
     return folder / "other"
 
 
-def test_train_evaluate_and_bundle(screening: Screening, tmp_path: Path) -> None:
-    data, model = write_training_data(tmp_path / "d.parquet"), tmp_path / "model"
+def test_train_evaluate_and_bundle(
+    screening: Screening, tmp_path: Path, training_data: Path
+) -> None:
+    data, model = training_data, tmp_path / "model"
     (tmp_path / "s.toml").write_text(
         '[[source]]\nwhat = "all"\ncitation = "nobody"\nlicence = "CC0"\n'
     )
@@ -246,98 +232,11 @@ def test_train_evaluate_and_bundle(screening: Screening, tmp_path: Path) -> None
     assert screening(*train, "--forest-like", model, "--overwrite").exit_code == 4
 
 
-@pytest.fixture
-def train(screening: Screening, tmp_path: Path) -> Callable[..., Result]:
-    """Train for an epoch into a folder."""
-    fast = ("--epochs", 1, "--members", 1, "--architecture", "4A-1", "--device", "cpu")
-
-    def call(data: Path, *options: object, out: str = "model") -> Result:
-        arguments = (*fast, "--no-forest", "--workers", 0, "--holdout", 0.2, *options)
-        return screening("train", data, "--out", tmp_path / out, *arguments)
-
-    return call
-
-
-def test_overwrite_keeps_the_model_until_the_data_are_usable(
-    train: Callable[..., Result], tmp_path: Path
-) -> None:
-    data, model = write_training_data(tmp_path / "d.parquet"), tmp_path / "model"
-    assert train(data).exit_code == 0
-    before = {path: path.read_bytes() for path in model.rglob("*") if path.is_file()}
-    table = pd.read_parquet(data)
-    table.assign(formation_energy_per_atom="low").to_parquet(tmp_path / "text.parquet")
-    table[["id"]].to_parquet(tmp_path / "features.parquet")
-    for wrong, options in (
-        (tmp_path / "typo.parquet", ()),
-        (tmp_path / "text.parquet", ()),
-        (data, ("--holdout", 1.5)),
-        (data, ("--features", tmp_path / "features.parquet")),
-        (data, ("--exclude-formulas", tmp_path / "none.csv")),
-    ):
-        assert train(wrong, "--overwrite", *options).exit_code == 3
-        after = {path: path.read_bytes() for path in model.rglob("*") if path.is_file()}
-        assert after == before
-    (model / ".card.json.1234.tmp").write_text("leftover")
-    (model / ".member-0.safetensors.part").write_text("leftover")
-    assert train(data, "--overwrite", "--seed", 1).exit_code == 0
-    assert json.loads((model / "card.json").read_text())["training"]["seed"] == 1
-    assert not list(model.glob(".*"))
-
-
-def test_rows_leave_training_as_the_options_say(
-    train: Callable[..., Result], tmp_path: Path
-) -> None:
-    data = write_training_data(tmp_path / "d.parquet")
-    table = pd.read_parquet(data)
-    table["dE_matbench"] = [0.5, 0.3] + [0.0] * (len(table) - 2)
-    table.loc[2, "formation_energy_per_atom"] = np.nan
-    table.at[3, "species"] = ["Li", "Li", "Li"]
-    table.at[3, "frac_coords"] = np.array([0.0, 0, 0, 0.5, 0.5, 0.5, 0.5, 0, 0.5])
-    table.to_parquet(data)
-
-    def dropped(out: str, *options: object) -> dict[str, int]:
-        result = train(data, *options, out=out)
-        assert result.exit_code == 0, result.output
-        counts = json.loads((tmp_path / out / "card.json").read_text())["data"]["dropped"]
-        return {str(key): int(count) for key, count in counts.items()}
-
-    refused = train(data)
-    assert refused.exit_code == 3
-    assert "--drop-missing-energies" in refused.stderr
-    doubtful = "energy more than 0.02 eV/atom from an independent table"
-    assert dropped("a", "--drop-missing-energies") == {"no energy": 1, doubtful: 2}
-    assert dropped("b", "--drop-missing-energies", "--keep-doubtful") == {"no energy": 1}
-    assert dropped("c", "--drop-missing-energies", "--keep-doubtful", "--max-sites", 2) == {
-        "no energy": 1,
-        "more than 2 sites": 1,
-    }
-
-
-def test_training_takes_features_and_knows_their_file(
-    screening: Screening, train: Callable[..., Result], tmp_path: Path
-) -> None:
-    data, features = write_training_data(tmp_path / "d.parquet"), tmp_path / "f.parquet"
-    assert screening("featurize", data, "--out", features, "--workers", 0).exit_code == 0
-    joined = train(data, "--features", features)
-    assert joined.exit_code == 0, joined.output
-    assert "sites" not in joined.stderr
-    assert train(data, out="other").exit_code == 0
-    cards = [json.loads((tmp_path / out / "card.json").read_text()) for out in ("model", "other")]
-    assert cards[0]["data"]["content_sha256"] == cards[1]["data"]["content_sha256"]
-    assert "nothing to do" in train(data, "--features", features).stderr
-    table = pd.read_parquet(features)
-    table[FEATURES[5]] += 1.0
-    table.to_parquet(features)
-    changed = train(data, "--features", features)
-    assert changed.exit_code == 2
-    assert "its features is" in changed.stderr
-
-
 def test_a_model_is_never_bundled_onto_what_it_is_made_from(
-    screening: Screening, train: Callable[..., Result], tmp_path: Path
+    screening: Screening, train: Callable[..., Result], tmp_path: Path, training_data: Path
 ) -> None:
     model = tmp_path / "model"
-    assert train(write_training_data(tmp_path / "d.parquet")).exit_code == 0
+    assert train(training_data).exit_code == 0
     missing = screening("models", "bundle", model, tmp_path / "s", "--twin", tmp_path / "none")
     assert missing.exit_code == 4
     assert "not a finished model" in missing.stderr
@@ -355,9 +254,9 @@ def test_a_model_is_never_bundled_onto_what_it_is_made_from(
 
 
 def test_evaluation_without_kinds_scores_all_rows_as_they_are(
-    screening: Screening, tmp_path: Path, tiny_model: Path
+    screening: Screening, tmp_path: Path, training_data: Path, tiny_model: Path
 ) -> None:
-    data = write_training_data(tmp_path / "d.parquet")
+    data = training_data
     pd.read_parquet(data).drop(columns="kind").to_parquet(data)
     result = screening("evaluate", tiny_model, data, "--device", "cpu", "--out", tmp_path / "e")
     assert result.exit_code == 0, result.output
@@ -444,8 +343,8 @@ def test_options_are_completed() -> None:
     from irnet.recipe import RECIPES as KNOWN_RECIPES
     from screening.cli import app
 
-    assert set(commands_models.RECIPES) == set(KNOWN_RECIPES)
-    assert commands_models.complete_recipe("p") == ["paper"]
+    assert set(commands_training.RECIPES) == set(KNOWN_RECIPES)
+    assert commands_training.complete_recipe("p") == ["paper"]
     assert commands_structures.complete_engine("") == ["fast", "matminer"]
     root = get_command(app)
     assert isinstance(root, TyperGroup)
@@ -490,6 +389,7 @@ def test_one_bar_at_a_time_fits_a_terminal(monkeypatch: pytest.MonkeyPatch) -> N
 def test_ctrl_c_ends_in_one_message(
     screening: Screening,
     tmp_path: Path,
+    training_data: Path,
     tiny_model: Path,
     monkeypatch: pytest.MonkeyPatch,
     command: str,
@@ -501,7 +401,7 @@ def test_ctrl_c_ends_in_one_message(
     monkeypatch.setattr("screening.features.featurize_crystals", press)
     out = tmp_path / ("model" if command == "train" else "x.parquet")
     options = ("--model", tiny_model) if command == "predict" else ()
-    data = write_training_data(tmp_path / "d.parquet")
+    data = training_data
     result = screening(command, data, "--out", out, "--workers", 0, *options)
     assert result.exit_code == 130, result.output
     assert result.stderr.count("error: interrupted; ") == 1
