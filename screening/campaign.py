@@ -245,6 +245,7 @@ def screen_shard(task: ShardTask, worker: int = 0) -> Receipt:
         scores = score_candidates(loaded, features[torch.from_numpy(rows).to(device)])
         seconds["irnet"] += scores.network_seconds
         seconds["forest"] += scores.forest_seconds
+        seconds["uncertainty"] += scores.uncertainty_seconds
         scored.append(ScoredBlock(block, rows, scores, reasons))
 
     started = time.perf_counter()

@@ -80,7 +80,23 @@ ENTHALPY_STD: Final = Column(
     "double",
     _ENERGY,
     "Standard deviation of the members' predictions, rounded to 1e-6; null with a single member. "
-    "Not a calibrated uncertainty.",
+    "How much the networks disagree, not an interval.",
+    nullable=True,
+)
+ENTHALPY_LOW: Final = Column(
+    "formation_enthalpy_low_ev_per_atom",
+    "double",
+    _ENERGY,
+    "Lower end of the calibrated 90 % interval of the formation enthalpy, rounded to 1e-6; null if "
+    "the model was never calibrated.",
+    nullable=True,
+)
+ENTHALPY_HIGH: Final = Column(
+    "formation_enthalpy_high_ev_per_atom",
+    "double",
+    _ENERGY,
+    "Upper end of the calibrated 90 % interval of the formation enthalpy, rounded to 1e-6; null if "
+    "the model was never calibrated.",
     nullable=True,
 )
 RF_ENTHALPY: Final = Column(
@@ -125,13 +141,20 @@ SITES: Final = (
 KNOWN: Final = Column(
     "known", "bool", "", "Whether the model's training data holds a compound of this composition."
 )
+DISTANCE: Final = Column(
+    "applicability_distance",
+    "double",
+    "",
+    "How far the features are from those of the model's training data, as `irnet.uncertainty` "
+    "measures it: larger is less alike; rounded to 1e-6, null if the model was never calibrated.",
+    nullable=True,
+)
 UNSEEN: Final = Column(
     "unseen_elements",
     "string",
     "",
-    "Elements of the candidate that no training structure of the model holds, separated by "
-    "commas: treat the prediction as a guess; null if there are none.",
-    nullable=True,
+    "Elements of the compound that no training structure of the model holds, separated by spaces: "
+    "treat the prediction as a guess; empty if there are none.",
 )
 IMPUTED: Final = Column(
     "imputed_elements",
@@ -167,8 +190,11 @@ SHARD: Final = TableKind(
             "As in the ranking; null for a failure.",
             nullable=True,
         ),
+        ENTHALPY_LOW,
+        ENTHALPY_HIGH,
         RF_ENTHALPY,
         KNOWN,
+        DISTANCE,
         UNSEEN,
         IMPUTED,
         Column(
@@ -197,6 +223,8 @@ RANKING: Final = TableKind(
         *SITES,
         ENTHALPY,
         ENTHALPY_STD,
+        ENTHALPY_LOW,
+        ENTHALPY_HIGH,
         RF_ENTHALPY,
         Column(
             "rf_rank",
@@ -206,6 +234,7 @@ RANKING: Final = TableKind(
             nullable=True,
         ),
         KNOWN,
+        DISTANCE,
         UNSEEN,
         IMPUTED,
         CANDIDATE,
@@ -259,8 +288,11 @@ PREDICTIONS: Final = TableKind(
         FORMULA,
         ENTHALPY,
         ENTHALPY_STD,
+        ENTHALPY_LOW,
+        ENTHALPY_HIGH,
         RF_ENTHALPY,
         KNOWN,
+        DISTANCE,
         UNSEEN,
         IMPUTED,
     ),

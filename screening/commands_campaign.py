@@ -409,10 +409,13 @@ def _open_ranking(path: Path) -> tuple[RunFolder, pa.Table]:
 
 
 def _print_ranking(folder: RunFolder, rows: pa.Table, title: str) -> None:
-    from screening.terminal import draw_ranking, open_stdout, warn_of_bias
+    from screening.terminal import describe_intervals, draw_ranking, open_stdout, warn_of_bias
 
     open_stdout().print(draw_ranking(rows, title))
-    for line in warn_of_bias(folder.manifest["model"]["measured_errors"]):
+    model = folder.manifest["model"]
+    for line in warn_of_bias(model["measured_errors"]):
+        _say(line)
+    for line in describe_intervals(model["intervals"], model["name"]):
         _say(line)
 
 

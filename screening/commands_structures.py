@@ -125,7 +125,7 @@ def predict(
 
     What cannot be used goes to OUT's .failures.parquet with its reason.
     """
-    from screening.model_library import load_model
+    from screening.model_library import NOT_CALIBRATED, load_model
     from screening.predict import predict_structures, show_predictions, write_predictions
 
     chosen = check_engine(engine)
@@ -158,6 +158,8 @@ def predict(
             title if part else "", [list(shown.columns), *shown.astype(str).to_numpy().tolist()]
         )
     say(f"{out}: {count_structures(table.num_rows)}, model {loaded.card.name}")
+    if loaded.uncertainty is None:
+        say(f"model {loaded.card.name}: {NOT_CALIBRATED}")
     _say_failures(everything, out)
 
 

@@ -37,7 +37,8 @@ from screening.enumerate import Shard
 from screening.errors import ConfigurationError, InputDataError, OutputError, suggest
 from screening.lock import locked
 
-MANIFEST_FORMAT: Final = 1
+MANIFEST_FORMAT: Final = 2
+"""2 since tables have intervals and distances."""
 
 
 @dataclass(frozen=True)
@@ -163,12 +164,18 @@ class RunFolder:
         """
         try:
             read: dict[str, Any] = json.loads(self.manifest_path.read_text(encoding="utf-8"))
-            if read["format"] != MANIFEST_FORMAT:
-                raise ValueError(f"format {read['format']}, expected {MANIFEST_FORMAT}")
-        except (OSError, ValueError, KeyError, TypeError) as error:
+            form, writer = read["format"], read.get("environment", {}).get("screening", "?")
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise ConfigurationError(
                 f"cannot read {self.manifest_path} ({error}); choose another folder"
             ) from error
+        if form != MANIFEST_FORMAT:
+            raise ConfigurationError(
+                f"{self.path} was written by another version of the program (screening {writer}, "
+                f"format {form}; this one writes format {MANIFEST_FORMAT}), whose tables have "
+                "other columns; its ranking.csv stays readable, but to go on or to show it here, "
+                "screen again into another --out"
+            )
         return read
 
     @property

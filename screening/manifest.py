@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from screening.model_card import Score
     from screening.model_library import ScreeningModel
 
-STAGES: Final = ("enumerate", "featurize", "irnet", "forest", "write")
+STAGES: Final = ("enumerate", "featurize", "irnet", "forest", "uncertainty", "write")
 """Stages that are timed on the workers."""
 
 
@@ -89,6 +89,7 @@ def describe_model(
             space.prototype.name: _describe_score(card.find_bias(space.prototype))
             for space in spaces
         },
+        "intervals": _describe_intervals(spaces, model),
     }
 
 
@@ -96,6 +97,35 @@ def _describe_score(score: Score | None) -> dict[str, float] | None:
     if score is None:
         return None
     return {"n": score.n, "mae_ev_per_atom": score.mae, "bias_ev_per_atom": score.bias}
+
+
+def _describe_intervals(
+    spaces: Sequence[CandidateSpace], model: ScreeningModel
+) -> dict[str, Any] | str:
+    """Return how the intervals were fitted and what they covered, or why there are none."""
+    from screening.model_library import NOT_CALIBRATED
+
+    calibration = model.card.calibration
+    if calibration is None:
+        return NOT_CALIBRATED
+    measured = {space.prototype.name: model.card.find_coverage(space.prototype) for space in spaces}
+    return {
+        "level": calibration.level,
+        "rows": calibration.rows,
+        "chemical_systems": calibration.groups,
+        "measured_on": calibration.measured_on,
+        "measured_coverage": {
+            name: None
+            if each is None
+            else {
+                "n": each.n,
+                "coverage": each.coverage,
+                "low": each.coverage_low,
+                "high": each.coverage_high,
+            }
+            for name, each in measured.items()
+        },
+    }
 
 
 def describe_environment() -> dict[str, Any]:

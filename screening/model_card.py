@@ -332,6 +332,15 @@ class Card(_Closed):
         kind = PROTOTYPE_KINDS.get(prototype.name)
         return self.find_score(kind) if kind is not None and prototype.exact else None
 
+    def find_coverage(self, prototype: "Prototype") -> Reliability | None:
+        """How the intervals do on ideal cells of a built-in prototype, None if not measured.
+
+        Args:
+            prototype: As in `find_bias`.
+        """
+        kind = PROTOTYPE_KINDS.get(prototype.name)
+        return self.find_reliability(kind) if kind is not None and prototype.exact else None
+
 
 PROTOTYPE_KINDS: Mapping[str, str] = {
     "B2": "B2",

@@ -1,8 +1,9 @@
 """Models on disk: a folder with an ensemble, a forest, the formulas it knows, and a card.
 
 A model folder holds ``card.json``, ``ensemble/`` (networks), ``forest.safetensors`` (where there is
-one) and ``training.safetensors`` (64-bit hashes of the reduced formulas it was trained on). Models
-that come with the program lie in ``screening/models`` and are called by name.
+one), ``training.safetensors`` (64-bit hashes of the reduced formulas it was trained on) and, once
+calibrated, ``uncertainty.safetensors`` (intervals and distances). Models that come with the program
+lie in ``screening/models`` and are called by name.
 """
 
 import hashlib
@@ -21,14 +22,28 @@ from screening.features.schema import FEATURES
 from screening.model_card import CARD_NAME, Card, hash_file, read_card
 
 if TYPE_CHECKING:
+    from irnet.uncertainty import Uncertainty
+
     from irnet import Ensemble, Forest
 
 ENSEMBLE_NAME = "ensemble"
 FOREST_NAME = "forest.safetensors"
 FORMULAS_NAME = "training.safetensors"
+UNCERTAINTY_NAME = "uncertainty.safetensors"
+REFERENCE_NAME = "reference.safetensors"
+"""Sample of the training features that `screening train` leaves for `screening calibrate`."""
 
 DEFAULT_MODEL = "default"
-"""Stands for the only bundled model, or the first by name."""
+"""Stands for the first bundled model by preference."""
+
+PREFERRED_MODELS = ("mp-all-irnet17", "mp-icsd-irnet17")
+"""Bundled models in the order in which they are listed and stand for the default; others follow."""
+
+NOT_CALIBRATED = (
+    "never calibrated, so intervals and distances are empty; calibrate it with: "
+    "screening calibrate MODEL DATA"
+)
+"""Why predictions of a model have no intervals."""
 
 
 @dataclass(frozen=True)
@@ -106,6 +121,7 @@ class ScreeningModel:
         forest: The Random Forest, None if the model has none.
         card: Its card.
         training_formulas: The formulas it was trained on.
+        uncertainty: Its intervals and distances, None if it was never calibrated.
     """
 
     path: Path
@@ -113,6 +129,7 @@ class ScreeningModel:
     forest: "Forest | None"
     card: Card
     training_formulas: TrainingFormulas
+    uncertainty: "Uncertainty | None" = None
 
     @property
     def training_elements(self) -> tuple[str, ...]:
@@ -149,11 +166,15 @@ def load_model(name_or_path: str | Path) -> ScreeningModel:
         if card.training.forest is not None:
             forest = Forest.load(folder / FOREST_NAME)
             forest.check_features(FEATURES)
+        uncertainty = None
+        if card.calibration is not None:
+            from irnet.uncertainty import Uncertainty
+
+            uncertainty = Uncertainty.load(folder / UNCERTAINTY_NAME)
     except (IRNetError, OSError) as error:
         raise ModelError(f"cannot use the model {folder}: {error}") from error
-    return ScreeningModel(
-        folder, ensemble, forest, card, TrainingFormulas.load(folder / FORMULAS_NAME)
-    )
+    formulas = TrainingFormulas.load(folder / FORMULAS_NAME)
+    return ScreeningModel(folder, ensemble, forest, card, formulas, uncertainty)
 
 
 def find_model(name_or_path: str | Path) -> Path:
@@ -188,15 +209,17 @@ def find_model(name_or_path: str | Path) -> Path:
 
 
 def list_models() -> tuple[Path, ...]:
-    """Folders of the bundled models, by name."""
+    """Folders of the bundled models: the preferred ones in their order, then others by name."""
     library = Path(__file__).parent / "models"
     if not library.is_dir():
         return ()
-    return tuple(sorted(p for p in library.iterdir() if (p / CARD_NAME).is_file()))
+    order = {name: place for place, name in enumerate(PREFERRED_MODELS)}
+    folders = [path for path in library.iterdir() if (path / CARD_NAME).is_file()]
+    return tuple(sorted(folders, key=lambda path: (order.get(path.name, len(order)), path.name)))
 
 
 def hash_model(folder: Path) -> str:
-    """Hash of the names and bytes of a model's weights and formulas, without its card.
+    """Hash of the names and bytes of a model's files that predictions depend on, not its card.
 
     Args:
         folder: The model.
@@ -214,7 +237,8 @@ def hash_model(folder: Path) -> str:
 
 def model_files(folder: Path) -> tuple[Path, ...]:
     """The files that make a model, sorted; leftovers of a training are not among them."""
-    parts = [folder / CARD_NAME, folder / FOREST_NAME, folder / FORMULAS_NAME]
+    names = (CARD_NAME, FOREST_NAME, FORMULAS_NAME, UNCERTAINTY_NAME)
+    parts = [folder / name for name in names]
     parts += (folder / ENSEMBLE_NAME).glob("*")
     return tuple(sorted(path for path in parts if path.is_file()))
 

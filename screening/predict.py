@@ -6,10 +6,20 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import torch
 from numpy.typing import NDArray
 
 from prototypes import SYMBOLS
-from screening.columns import ENTHALPY, ENTHALPY_STD, PREDICTIONS, RF_ENTHALPY, write_table
+from screening.columns import (
+    DISTANCE,
+    ENTHALPY,
+    ENTHALPY_HIGH,
+    ENTHALPY_LOW,
+    ENTHALPY_STD,
+    PREDICTIONS,
+    RF_ENTHALPY,
+    write_table,
+)
 from screening.crystal import Crystal
 from screening.feature_tables import (
     Features,
@@ -21,6 +31,8 @@ from screening.feature_tables import (
 from screening.features import Engine
 from screening.features.table import Failure
 from screening.model_library import ScreeningModel
+from screening.score import LoadedModel, score_candidates
+from screening.terminal import format_interval
 
 DECIMALS = 6
 
@@ -76,40 +88,40 @@ def _tabulate(
     model: ScreeningModel, features: Features, crystals: Sequence[Crystal], device: str
 ) -> pa.Table:
     formulas = [crystal.formula for crystal in crystals]
-    mean, spread = np.zeros(0), np.zeros(0)
-    forest: NDArray[np.float64] | None = None
-    if crystals:
-        prediction = model.ensemble.scorer(device=device).predict(features.values)
-        mean, spread = prediction.mean, prediction.std
-        if model.forest is not None:
-            forest = np.asarray(
-                model.forest.predict(features.values.astype(np.float32)), dtype=np.float64
-            )
+    loaded = LoadedModel(model, model.ensemble.scorer(device=device))
+    scores = score_candidates(loaded, torch.from_numpy(features.values.astype(np.float32)))
     trained = set(model.training_elements)
     unseen = [
-        ",".join(s for s in (SYMBOLS[z - 1] for z in np.unique(c.numbers)) if s not in trained)
+        " ".join(s for s in (SYMBOLS[z - 1] for z in np.unique(c.numbers)) if s not in trained)
         for c in crystals
     ]
-    rounded = None if forest is None else forest.round(DECIMALS)
+
+    def column(values: NDArray[np.float64]) -> pa.Array:
+        # a single member has no spread, a model without forest no opinion of one: NaN becomes null
+        return pa.array(values.round(DECIMALS), pa.float64(), from_pandas=True)
+
     return pa.table(
         {
             "id": pa.array(features.ids, pa.string()),
             "formula": pa.array(formulas, pa.string()),
-            ENTHALPY.name: pa.array(mean.round(DECIMALS), pa.float64()),
-            # a single member has no spread: NaN becomes null
-            ENTHALPY_STD.name: pa.array(spread.round(DECIMALS), pa.float64(), from_pandas=True),
-            RF_ENTHALPY.name: (
-                pa.nulls(len(formulas), pa.float64()) if rounded is None else pa.array(rounded)
-            ),
+            ENTHALPY.name: column(scores.mean),
+            ENTHALPY_STD.name: column(scores.std),
+            ENTHALPY_LOW.name: column(scores.low),
+            ENTHALPY_HIGH.name: column(scores.high),
+            RF_ENTHALPY.name: column(scores.forest),
             "known": pa.array(model.training_formulas.contains(formulas), pa.bool_()),
-            "unseen_elements": pa.array([text or None for text in unseen], pa.string()),
+            DISTANCE.name: column(scores.distance),
+            "unseen_elements": pa.array(unseen, pa.string()),
             "imputed_elements": pa.array([t or None for t in features.imputed], pa.string()),
         }
     )
 
 
 def show_predictions(table: pa.Table, most: int) -> pd.DataFrame:
-    """The first rows of predictions, as text for a terminal; `unseen` only where it says something.
+    """The first rows of predictions, as text for a terminal.
+
+    The interval takes the place of the spread where there is one; `unseen` and `distance` are left
+    out where they say nothing.
 
     Args:
         table: As `predict_structures` returns it.
@@ -122,12 +134,18 @@ def show_predictions(table: pa.Table, most: int) -> pd.DataFrame:
             "formula": shown["formula"],
             "IRNet eV/atom": shown[ENTHALPY.name].map(_show),
             "±": shown[ENTHALPY_STD.name].map(_show),
+            "90 % interval": list(
+                map(format_interval, shown[ENTHALPY_LOW.name], shown[ENTHALPY_HIGH.name])
+            ),
             "RF eV/atom": shown[RF_ENTHALPY.name].map(_show),
             "known": shown["known"].map({True: "yes", False: ""}),
-            "unseen": shown["unseen_elements"].fillna(""),
+            "distance": shown[DISTANCE.name].map(lambda d: "" if pd.isna(d) else f"{d:.2f}"),
+            "unseen": shown["unseen_elements"],
         }
     )
-    return rows if (rows["unseen"] != "").any() else rows.drop(columns="unseen")
+    calibrated = table[ENTHALPY_LOW.name].null_count < len(table)
+    idle = ["±"] if calibrated else ["90 % interval", "distance"]
+    return rows.drop(columns=idle if (rows["unseen"] != "").any() else [*idle, "unseen"])
 
 
 def _show(energy: float | None) -> str:

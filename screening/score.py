@@ -20,21 +20,29 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Scores:
-    """Predicted formation enthalpies of candidates, all in eV/atom.
+    """Predicted formation enthalpies of candidates, in eV/atom, and how far to trust them.
 
     Attributes:
         mean: Mean of the members, shape (m,), float64.
         std: Standard deviation of the members, shape (m,), float64.
+        low: Lower end of the 90 % interval, shape (m,), float64; NaN if not calibrated.
+        high: Upper end.
+        distance: Distance to the training data, shape (m,), float64; NaN if not calibrated.
         forest: The Random Forest's value, shape (m,), float64; NaN without a forest.
         network_seconds: Time that the networks took.
         forest_seconds: Time that the forest took.
+        uncertainty_seconds: Time that intervals and distances took.
     """
 
     mean: NDArray[np.float64]
     std: NDArray[np.float64]
+    low: NDArray[np.float64]
+    high: NDArray[np.float64]
+    distance: NDArray[np.float64]
     forest: NDArray[np.float64]
     network_seconds: float
     forest_seconds: float
+    uncertainty_seconds: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,17 +94,28 @@ def score_candidates(loaded: LoadedModel, features: torch.Tensor) -> Scores:
     Returns:
         Formation enthalpies in eV/atom and the time that each model took.
     """
+    model, unknown = loaded.model, np.full(len(features), np.nan)
     started = time.perf_counter()
     prediction = loaded.scorer.predict(features)
     networks_done = time.perf_counter()
-    if loaded.model.forest is None:
-        forest = np.full(len(features), np.nan)
-    else:
-        forest = loaded.model.forest.predict(features, workers=torch.get_num_threads())
+    forest = None
+    if model.forest is not None:
+        forest = np.asarray(
+            model.forest.predict(features, workers=torch.get_num_threads()), dtype=np.float64
+        )
+    forest_done = time.perf_counter()
+    low = high = distance = unknown
+    if model.uncertainty is not None and len(features):
+        assessed = model.uncertainty.assess(features, prediction, forest)
+        low, high, distance = assessed.low, assessed.high, assessed.distance
     return Scores(
         mean=np.asarray(prediction.mean, dtype=np.float64),
         std=np.asarray(prediction.std, dtype=np.float64),
-        forest=np.asarray(forest, dtype=np.float64),
+        low=low,
+        high=high,
+        distance=distance,
+        forest=unknown if forest is None else forest,
         network_seconds=networks_done - started,
-        forest_seconds=time.perf_counter() - networks_done,
+        forest_seconds=forest_done - networks_done,
+        uncertainty_seconds=time.perf_counter() - forest_done,
     )

@@ -64,11 +64,13 @@ def tabulate_shard(
         ]
     )
     rows = len(indices)
-    energies = {name: np.full(rows, np.nan) for name in ("mean", "std", "forest")}
+    numerical = {
+        name: np.full(rows, np.nan) for name in ("mean", "std", "low", "high", "forest", "distance")
+    }
     reasons: list[str | None] = [None] * rows
     start = 0
     for block in blocks:
-        for name, column in energies.items():
+        for name, column in numerical.items():
             column[start + block.rows] = np.round(getattr(block.scores, name), DECIMALS) + 0.0
         for row, reason in block.reasons.items():
             reasons[start + row] = reason
@@ -86,18 +88,22 @@ def tabulate_shard(
     unseen = np.array([bool(symbol) and symbol not in trained_on for symbol in table.symbols])
     imputed = np.array([bool(properties) for properties in table.imputed])
     formulas = space.formulas(numbers)
+    columns = {name: pa.array(values, from_pandas=True) for name, values in numerical.items()}
     return pa.table(
         {
             "prototype": pa.array([space.prototype.name] * rows, pa.string()),
             "candidate": indices,
             "formula": pa.array(formulas, pa.string()),
             **dict(sorted(on_role.items(), key=_site_order)),
-            "formation_enthalpy_ev_per_atom": pa.array(energies["mean"], from_pandas=True),
-            "formation_enthalpy_std_ev_per_atom": pa.array(energies["std"], from_pandas=True),
-            "rf_formation_enthalpy_ev_per_atom": pa.array(energies["forest"], from_pandas=True),
+            "formation_enthalpy_ev_per_atom": columns["mean"],
+            "formation_enthalpy_std_ev_per_atom": columns["std"],
+            "formation_enthalpy_low_ev_per_atom": columns["low"],
+            "formation_enthalpy_high_ev_per_atom": columns["high"],
+            "rf_formation_enthalpy_ev_per_atom": columns["forest"],
             "known": model.training_formulas.contains(formulas),
-            "unseen_elements": _name_elements(numbers, unseen, symbols),
-            "imputed_elements": _name_elements(numbers, imputed, symbols),
+            "applicability_distance": columns["distance"],
+            "unseen_elements": _name_elements(numbers, unseen, symbols, " ", none=""),
+            "imputed_elements": _name_elements(numbers, imputed, symbols, ",", none=None),
             "reason": pa.array(reasons, pa.string()),
         }
     )
@@ -108,11 +114,15 @@ def _site_order(column: tuple[str, pa.Array]) -> tuple[bool, str]:
 
 
 def _name_elements(
-    numbers: NDArray[np.uint8], chosen: NDArray[np.bool_], symbols: NDArray[np.object_]
+    numbers: NDArray[np.uint8],
+    chosen: NDArray[np.bool_],
+    symbols: NDArray[np.object_],
+    separator: str,
+    none: str | None,
 ) -> pa.Array:
-    """Name the elements of each row that are among the chosen ones; null where there are none."""
-    named: list[str | None] = [None] * len(numbers)
+    """Name the elements of each row that are among the chosen ones, in the order of the roles."""
+    named: list[str | None] = [none] * len(numbers)
     hits = chosen[numbers]
     for row in np.flatnonzero(hits.any(axis=1)).tolist():
-        named[row] = ",".join(symbols[numbers[row][hits[row]]])
+        named[row] = separator.join(symbols[numbers[row][hits[row]]])
     return pa.array(named, pa.string())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Mapping
+from math import isnan
 from typing import TYPE_CHECKING, Any, Final
 
 from rich.box import SIMPLE_HEAD
@@ -139,7 +140,9 @@ def open_stdout() -> Console:
 
 
 def draw_ranking(rows: pa.Table, title: str) -> Table:
-    """Draw rows of a ranking, known compounds marked.
+    """Draw rows of a ranking, known compounds and unseen elements marked.
+
+    The calibrated interval takes the place of the members' spread where there is one.
 
     Args:
         rows: Rows of a ranking.
@@ -150,11 +153,13 @@ def draw_ranking(rows: pa.Table, title: str) -> Table:
     """
     sites = [name for name in rows.column_names if name.startswith("site_")]
     used = [name for name in sites if rows[name].null_count < len(rows)]
+    calibrated = rows["formation_enthalpy_low_ev_per_atom"].null_count < len(rows)
     legend = (
-        "formation enthalpies in eV/atom: IRNet (mean of the members), ± (their spread), RF "
+        "formation enthalpies in eV/atom: IRNet (mean of the members), "
+        f"{'[low, high] (calibrated 90 % interval)' if calibrated else '± (their spread)'}, RF "
         "(Random Forest); known: the composition is in the model's training data"
     )
-    if rows["unseen_elements"].null_count < len(rows):
+    if any(rows["unseen_elements"].to_pylist()):
         legend += "; unseen X: the element X is not"
     drawn = Table(
         title=title,
@@ -171,7 +176,7 @@ def draw_ranking(rows: pa.Table, title: str) -> Table:
     drawn.add_column(" ".join(name.removeprefix("site_") for name in used), overflow="fold")
     drawn.add_column("prototype", overflow="fold")
     drawn.add_column("IRNet", justify="right", no_wrap=True)
-    drawn.add_column("±", justify="right", no_wrap=True)
+    drawn.add_column("90 % interval" if calibrated else "±", justify="right", no_wrap=True)
     drawn.add_column("RF", justify="right", no_wrap=True)
     drawn.add_column("RF\nrank", justify="right", no_wrap=True)
     drawn.add_column("", overflow="fold")
@@ -185,13 +190,55 @@ def draw_ranking(rows: pa.Table, title: str) -> Table:
             " ".join(row[name] for name in used if row[name] is not None),
             row["prototype"],
             _written(row["formation_enthalpy_ev_per_atom"]),
-            _written(row["formation_enthalpy_std_ev_per_atom"]),
+            format_interval(
+                row["formation_enthalpy_low_ev_per_atom"],
+                row["formation_enthalpy_high_ev_per_atom"],
+            )
+            if calibrated
+            else _written(row["formation_enthalpy_std_ev_per_atom"]),
             _written(row["rf_formation_enthalpy_ev_per_atom"]),
             "-" if row["rf_rank"] is None else f"{row['rf_rank']:,}",
             Text(", ".join(notes)),
             style="dim" if row["known"] else None,
         )
     return drawn
+
+
+def format_interval(low: float | None, high: float | None) -> str:
+    """An interval in eV/atom as text, such as ``[-1.40, -1.05]``; ``-`` where there is none."""
+    if low is None or high is None or isnan(low) or isnan(high):
+        return "-"
+    return f"[{low:.2f}, {high:.2f}]"
+
+
+def describe_intervals(intervals: Mapping[str, Any] | str, model: str) -> list[str]:
+    """Say what the intervals of a ranking rest on and how often they held.
+
+    Args:
+        intervals: As the manifest has them: how they were fitted and their measured coverage per
+            prototype, or why there are none.
+        model: The model's name.
+
+    Returns:
+        Sentences, one per line.
+    """
+    if isinstance(intervals, str):
+        return [f"model {model}: {intervals}"]
+    lines = [
+        f"[low, high] are to hold {intervals['level']:.0%} of the energies; they were fitted on "
+        f"{intervals['rows']:,} compounds of {intervals['chemical_systems']:,} chemical systems "
+        "that the model was not trained on."
+    ]
+    for prototype, measured in intervals["measured_coverage"].items():
+        if measured is not None:
+            lines.append(
+                f"{prototype}: they held {measured['coverage']:.0%} of {measured['n']} such "
+                f"compounds (95 % interval {measured['low']:.0%} to {measured['high']:.0%})."
+            )
+    unmeasured = [name for name, each in intervals["measured_coverage"].items() if each is None]
+    if unmeasured:
+        lines.append(f"{', '.join(unmeasured)}: what they hold there was never measured.")
+    return lines
 
 
 def warn_of_bias(errors: Mapping[str, Mapping[str, Any] | None]) -> list[str]:

@@ -110,7 +110,13 @@ def write_shard(folder: RunFolder, shard: Shard, rows: int = 3) -> None:
 
     types = {c.name: pa.type_for_alias(c.dtype) for c in SHARD.columns if c.required}
     schema = pa.schema(types)
-    row = {"prototype": "B2", "candidate": 1, "formula": "LiF", "known": True}
+    row = {
+        "prototype": "B2",
+        "candidate": 1,
+        "formula": "LiF",
+        "known": True,
+        "unseen_elements": "",
+    }
     table = pa.Table.from_pylist([row] * rows, schema=schema)
     checksum = folder.write_shard(table, shard)
     folder.write_receipt(

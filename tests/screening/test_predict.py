@@ -42,7 +42,7 @@ def test_predictions_are_the_models_own(tiny_model: Path, tmp_path: Path) -> Non
     )
     assert table["formula"].to_pylist() == ["NaCl", "CsCl", "KAt"]
     assert table["known"].to_pylist() == [True, False, False]
-    assert table["unseen_elements"].to_pylist() == [None, "Cs", None]
+    assert table["unseen_elements"].to_pylist() == ["", "Cs", ""]
     assert table["imputed_elements"].to_pylist() == [None, None, "At"]
     write_predictions(table, failures, tmp_path / "p.parquet")
     assert (tmp_path / "p.failures.parquet").exists()

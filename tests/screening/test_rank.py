@@ -19,7 +19,7 @@ def make_shard(rows: list[dict[str, Any]]) -> pa.Table:
     blank: dict[str, Any] = {
         "formula": "AB", "site_A": "K", "site_B": "F", "site_X": None,
         "formation_enthalpy_std_ev_per_atom": 0.1, "known": False,
-        "unseen_elements": None, "imputed_elements": None, "reason": None,
+        "unseen_elements": "", "imputed_elements": None, "reason": None,
     }  # fmt: skip
     text, real = pa.string(), pa.float64()
     schema = pa.schema(
@@ -27,7 +27,10 @@ def make_shard(rows: list[dict[str, Any]]) -> pa.Table:
             "prototype": text, "candidate": pa.int64(), "formula": text, "site_A": text,
             "site_B": text, "site_X": text, "formation_enthalpy_ev_per_atom": real,
             "formation_enthalpy_std_ev_per_atom": real,
+            "formation_enthalpy_low_ev_per_atom": real,
+            "formation_enthalpy_high_ev_per_atom": real,
             "rf_formation_enthalpy_ev_per_atom": real, "known": pa.bool_(),
+            "applicability_distance": real,
             "unseen_elements": text, "imputed_elements": text, "reason": text,
         }
     )  # fmt: skip

@@ -15,7 +15,8 @@ from screening.terminal import CampaignProgress, describe_pools, draw_ranking, w
 ROW: dict[str, Any] = {
     "rank": 1234, "formula": "NaCl", "prototype": "B2", "formation_enthalpy_ev_per_atom": -1.98765,
     "formation_enthalpy_std_ev_per_atom": None, "rf_formation_enthalpy_ev_per_atom": None,
-    "rf_rank": None, "known": True, "unseen_elements": None,
+    "formation_enthalpy_low_ev_per_atom": None, "formation_enthalpy_high_ev_per_atom": None,
+    "rf_rank": None, "known": True, "unseen_elements": "",
 }  # fmt: skip
 
 
