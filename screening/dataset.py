@@ -56,12 +56,13 @@ class Protocol:
     """Which rows of the data take part in training.
 
     Attributes:
-        target: Name of the energy column (eV/atom).
+        target: Name of the column to learn.
         excluded_formulas: Reduced formulas that must not be trained on (the evaluation set).
         max_sites: Largest number of sites of a structure, or None for no limit.
-        drop_missing_energies: Count and drop rows without a finite energy instead of refusing.
+        drop_missing_energies: Count and drop rows without a finite target instead of refusing.
         cross_check_tolerance: Rows whose ``dE_matbench`` is larger (eV/atom) are dropped where the
             data has that column; None keeps them.
+        weights: Name of a column of sample weights, or None where all rows weigh the same.
     """
 
     target: str = DEFAULT_TARGET
@@ -69,6 +70,7 @@ class Protocol:
     max_sites: int | None = None
     drop_missing_energies: bool = False
     cross_check_tolerance: float | None = CROSS_CHECK_TOLERANCE
+    weights: str | None = None
 
 
 @dataclass(frozen=True)
@@ -78,11 +80,12 @@ class TrainingSet:
     Attributes:
         ids: Identifier of each row, unique.
         formulas: Reduced formula of each row (pymatgen's convention).
-        target: Energies, shape (n,), eV/atom.
+        target: What is to be learnt, shape (n,); eV/atom where it is an energy.
         crystals: The structures, or None where the data held features.
         features: Shape (n, 271) float32 in the order of ``FEATURES``, or None before featurizing.
         sources: The files that were read.
         dropped: Number of rows left out, by reason.
+        weights: Sample weights, shape (n,), none negative; None where all rows weigh the same.
     """
 
     ids: tuple[str, ...]
@@ -92,6 +95,7 @@ class TrainingSet:
     features: NDArray[np.float32] | None
     sources: tuple[DataFile, ...]
     dropped: Mapping[str, int] = field(default_factory=dict)
+    weights: FloatArray | None = None
 
     def __len__(self) -> int:
         """Number of rows."""
@@ -118,10 +122,11 @@ class TrainingSet:
             crystals=None if self.crystals is None else tuple(self.crystals[i] for i in rows),
             features=None if self.features is None else self.features[rows],
             dropped=dict(dropped),
+            weights=None if self.weights is None else self.weights[rows],
         )
 
     def content_hash(self) -> str:
-        """Hash of everything a model can learn from: names, features or structures, energies.
+        """Hash of everything a model can learn from: names, features or structures, target.
 
         Returns:
             64 hexadecimal digits, the same whatever the files were called; the order counts.
@@ -138,6 +143,9 @@ class TrainingSet:
                 digest.update(np.ascontiguousarray(crystal.lattice, dtype="<f8").tobytes())
                 digest.update(np.ascontiguousarray(crystal.numbers, dtype="<i8").tobytes())
                 digest.update(np.ascontiguousarray(crystal.frac_coords, dtype="<f8").tobytes())
+        if self.weights is not None:
+            digest.update(b"weights")
+            digest.update(np.ascontiguousarray(self.weights, dtype="<f8").tobytes())
         return digest.hexdigest()
 
     def formula_groups(self) -> IntArray:
@@ -158,8 +166,9 @@ def read_training_set(paths: Sequence[Path], protocol: Protocol) -> TrainingSet:
         The rows that take part, in the order of the files, with every other row counted.
 
     Raises:
-        InputDataError: A file is missing or unreadable, lacks a needed column, has energies that
-            are no numbers (unless the protocol drops them), repeats an id, or nothing is left.
+        InputDataError: A file is missing or unreadable, lacks a needed column, has targets that
+            are no numbers (unless the protocol drops them) or weights that are none, repeats an
+            id, nothing is left, or the target or the weights leave nothing to learn.
     """
     if not paths:
         raise InputDataError("no data file given. Give one or more Parquet files of structures.")
@@ -183,6 +192,7 @@ def read_training_set(paths: Sequence[Path], protocol: Protocol) -> TrainingSet:
         whole = whole.select(np.array(kept, dtype=np.int64), "formula of the evaluation set")
     if not len(whole):
         raise InputDataError(f"no row is left to train on (dropped: {dict(whole.dropped)}).")
+    _check_learnable(whole, protocol)
     return whole
 
 
@@ -324,7 +334,7 @@ def require_columns(present: Iterable[str], needed: Iterable[str], path: Path) -
 
 
 def read_energies(column: pd.Series[Any], path: Path) -> FloatArray:
-    """The numbers of an energy column.
+    """The numbers of a column, of energies most often.
 
     Args:
         column: The column, length n.
@@ -342,6 +352,30 @@ def read_energies(column: pd.Series[Any], path: Path) -> FloatArray:
         raise InputDataError(f"{path}: column {column.name!r} does not hold numbers.") from error
 
 
+def _check_learnable(data: TrainingSet, protocol: Protocol) -> None:
+    if len(data) > 1 and np.ptp(data.target) == 0:
+        raise InputDataError(
+            f"column {protocol.target!r} is {data.target[0]:g} in all {len(data):,} rows: there "
+            "is nothing to learn. Name the column to learn with --target."
+        )
+    if data.weights is not None and not data.weights.any():
+        raise InputDataError(
+            f"column {protocol.weights!r} is 0 in all {len(data):,} rows. Give some rows a weight, "
+            "or leave --weights out."
+        )
+
+
+def _read_weights(column: pd.Series[Any], ids: Sequence[str], path: Path) -> FloatArray:
+    weights = read_energies(column, path)
+    wrong = np.flatnonzero(~(np.isfinite(weights) & (weights >= 0)))
+    if len(wrong):
+        raise InputDataError(
+            f"{path}: {len(wrong)} rows have a {column.name!r} that is no sample weight, the first "
+            f"is {ids[wrong[0]]!r} with {weights[wrong[0]]:g}. Weights are finite and not negative."
+        )
+    return weights
+
+
 def _columns(path: Path) -> list[str]:
     try:
         return [str(name) for name in pq.read_schema(path).names]
@@ -352,14 +386,15 @@ def _columns(path: Path) -> list[str]:
 def _read_file(path: Path, protocol: Protocol) -> TrainingSet:
     columns = _columns(path)
     has_features = set(FEATURES) <= set(columns)
-    needed = ["id", protocol.target]
-    needed += ["formula"] if has_features else list(STRUCTURE_COLUMNS)
-    require_columns(columns, needed, path)
+    light_columns = ["id", protocol.target, *([protocol.weights] if protocol.weights else [])]
+    needed = ["formula"] if has_features else list(STRUCTURE_COLUMNS)
+    require_columns(columns, [*light_columns, *needed], path)
     optional = [CROSS_CHECK_COLUMN] if CROSS_CHECK_COLUMN in columns else []
-    light = pd.read_parquet(path, columns=["id", protocol.target, *optional])
+    light = pd.read_parquet(path, columns=list(dict.fromkeys([*light_columns, *optional])))
     source = DataFile(path.name, hash_file(path), len(light))
     ids = light["id"].astype(str).tolist()
     target = read_energies(light[protocol.target], path)
+    weights = _read_weights(light[protocol.weights], ids, path) if protocol.weights else None
 
     dropped: Counter[str] = Counter()
     keep = np.ones(len(light), dtype=bool)
@@ -400,6 +435,7 @@ def _read_file(path: Path, protocol: Protocol) -> TrainingSet:
             features[rows],
             (source,),
             dict(dropped),
+            None if weights is None else weights[rows],
         )
 
     structures, failures = read_structure_table(path)
@@ -420,6 +456,7 @@ def _read_file(path: Path, protocol: Protocol) -> TrainingSet:
         None,
         (source,),
         dict(dropped),
+        None if weights is None else weights[rows],
     )
 
 
@@ -429,6 +466,7 @@ def _concatenate(parts: Sequence[TrainingSet]) -> TrainingSet:
         dropped.update(part.dropped)
     crystals = [part.crystals for part in parts if part.crystals is not None]
     features = [part.features for part in parts if part.features is not None]
+    weights = [part.weights for part in parts if part.weights is not None]
     return TrainingSet(
         tuple(name for part in parts for name in part.ids),
         tuple(name for part in parts for name in part.formulas),
@@ -437,4 +475,5 @@ def _concatenate(parts: Sequence[TrainingSet]) -> TrainingSet:
         np.concatenate(features) if features else None,
         tuple(source for part in parts for source in part.sources),
         dict(dropped),
+        np.concatenate(weights) if weights else None,
     )

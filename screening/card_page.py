@@ -1,0 +1,463 @@
+"""The card of a model as one HTML page that needs nothing else: tables, plots, sources, limits.
+
+Every plot has a table beside it that says the same in numbers. All text that comes from a model is
+escaped, and nothing is loaded from elsewhere.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from screening.errors import ModelError
+from screening.model_card import Card, Reliability, Score, read_card
+from screening.model_library import ENSEMBLE_NAME, load_model, model_files
+from screening.plots import plot_errors, plot_learning_curves, plot_reliability
+from screening.training import ENTHALPY_UNIT, HELD_OUT_NAME, load_rows
+
+PREDICTORS = {
+    "irnet": "IRNet ensemble",
+    "irnet_member": "one network (mean)",
+    "random_forest": "Random Forest",
+}
+PERCENTILES = (50, 75, 90, 95, 99)
+EVERY_SCHEME = "all"
+
+STYLE = """
+:root { color-scheme: light dark; --ground: #ffffff; --text: #1b1f24; --faint: #5c6672;
+        --line: #d9dee4; --band: #f3f5f7; --accent: #2b6ca8; }
+@media (prefers-color-scheme: dark) {
+  :root { --ground: #14171b; --text: #e6e9ed; --faint: #9aa5b1; --line: #323a43;
+          --band: #1d2228; --accent: #7db6e8; } }
+* { box-sizing: border-box; }
+body { margin: 0 auto; max-width: 62rem; padding: 2rem 1.25rem 4rem; background: var(--ground);
+       color: var(--text); font: 16px/1.55 system-ui, "Segoe UI", Roboto, sans-serif; }
+h1 { margin: 0 0 .3rem; font-size: 1.9rem; line-height: 1.2; }
+h2 { margin: 2.6rem 0 .6rem; padding-top: .8rem; border-top: 1px solid var(--line);
+     font-size: 1.3rem; }
+p { margin: .5rem 0; max-width: 46rem; }
+.faint, figcaption, caption { color: var(--faint); }
+dl { display: grid; grid-template-columns: max-content 1fr; gap: .25rem 1.2rem; margin: 1rem 0; }
+dt { color: var(--faint); }
+dd { margin: 0; overflow-wrap: anywhere; }
+.wide { overflow-x: auto; margin: 1rem 0; }
+table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums; }
+caption { text-align: left; padding-bottom: .35rem; font-size: .95rem; }
+th, td { padding: .28rem .7rem; text-align: right; white-space: nowrap;
+         border-bottom: 1px solid var(--line); }
+th { color: var(--faint); font-weight: 600; }
+th:first-child, td:first-child { text-align: left; padding-left: .2rem; }
+tbody tr:nth-child(even) { background: var(--band); }
+.text td, .text th { text-align: left; white-space: normal; vertical-align: top; }
+.text td { overflow-wrap: anywhere; }
+figure { margin: 1rem 0; }
+figure svg { width: 100%; max-width: 42rem; height: auto; }
+figcaption { font-size: .9rem; max-width: 42rem; }
+code { font-size: .88em; }
+ul { padding-left: 1.2rem; max-width: 46rem; }
+"""
+
+
+@dataclass(frozen=True)
+class CardFacts:
+    """What a page tells beyond the card itself.
+
+    Attributes:
+        megabytes: Size of the model's files.
+        unit: Unit of the predictions.
+        members: Record of each network as its ensemble keeps it: epochs, errors, history.
+        errors: Predicted minus true on the held-out rows by predictor, each of shape (n,); empty
+            where the model has none of these rows.
+    """
+
+    megabytes: float
+    unit: str = ENTHALPY_UNIT
+    members: tuple[Mapping[str, Any], ...] = ()
+    errors: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
+
+
+def collect_facts(folder: Path, device: str = "auto") -> CardFacts:
+    """Read the learning curves of a model, and predict its held-out rows where it has them.
+
+    Args:
+        folder: The model.
+        device: Where the networks run.
+
+    Returns:
+        What the page needs.
+
+    Raises:
+        ModelError: A file is missing or damaged.
+    """
+    path = folder / ENSEMBLE_NAME / "ensemble.json"
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        members = tuple(dict(entry) for entry in content["members"])
+        unit = str(content["card"].get("unit", ENTHALPY_UNIT))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ModelError(
+            f"{path} is missing or damaged ({error}). Get or train the model again."
+        ) from error
+    return CardFacts(
+        megabytes=sum(file.stat().st_size for file in model_files(folder)) / 1e6,
+        unit=unit,
+        members=members,
+        errors=_held_out_errors(folder, device),
+    )
+
+
+def render_page(card: Card, facts: CardFacts) -> str:
+    """Write the page of a card.
+
+    Args:
+        card: The card.
+        facts: Size, learning curves and held-out errors, from `collect_facts`.
+
+    Returns:
+        HTML, one self-contained document.
+    """
+    parts = [
+        *_head(card, facts),
+        *_held_out(card, facts),
+        *_search(card, facts.unit),
+        *_intervals(card, facts.unit),
+        *_learning(facts),
+        *_data(card),
+        *_making(card, facts.unit),
+        *_limits(card),
+    ]
+    return (
+        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<title>{escape(card.name)}: model card</title>\n<style>{STYLE}</style>\n</head>\n"
+        "<body>\n<main>\n" + "\n".join(parts) + "\n</main>\n</body>\n</html>\n"
+    )
+
+
+def page_of(folder: Path, device: str = "auto") -> str:
+    """The page of a model folder.
+
+    Args:
+        folder: The model.
+        device: Where the networks run, if held-out rows are there to predict.
+
+    Returns:
+        HTML.
+
+    Raises:
+        ModelError: The model is missing or damaged.
+    """
+    return render_page(read_card(folder), collect_facts(folder, device))
+
+
+def _held_out_errors(folder: Path, device: str) -> dict[str, NDArray[np.float64]]:
+    from safetensors import SafetensorError
+
+    from screening.evaluation import predict_all
+
+    path = folder / HELD_OUT_NAME
+    if not path.exists():
+        return {}
+    try:
+        features, target = load_rows(path)
+    except (OSError, SafetensorError, KeyError) as error:
+        raise ModelError(f"{path} is damaged ({error}); remove it, or train again.") from error
+    model = load_model(folder)
+    predictions = predict_all(model.ensemble, model.forest, features, device)
+    return {
+        PREDICTORS[name]: values - target
+        for name, values in predictions.items()
+        if values.ndim == 1
+    }
+
+
+def _head(card: Card, facts: CardFacts) -> list[str]:
+    score = card.find_score("held_out")
+    entries = {
+        "predicts": f"{card.data.target} in {facts.unit}",
+        "networks": f"{card.training.members} × {card.training.architecture}",
+        "Random Forest": "yes" if card.training.forest is not None else "no",
+        "trained on": f"{card.data.rows:,} structures, {card.data.formulas:,} compositions, "
+        f"{len(card.data.elements)} elements",
+        "size": f"{facts.megabytes:.1f} MB",
+        "date": card.training.created,
+        "licence of the weights": card.licence,
+    }
+    if score is not None:
+        entries["held-out error"] = f"{score.mae:.4f} {facts.unit} (n = {score.n:,})"
+    return [
+        f"<h1>{escape(card.name)}</h1>",
+        f"<p>{escape(card.description)}</p>",
+        _facts(entries),
+    ]
+
+
+def _held_out(card: Card, facts: CardFacts) -> list[str]:
+    if not card.held_out and not facts.errors:
+        return []
+    parts = ["<h2>Held-out rows</h2>"]
+    if card.measured_on_twin is not None:
+        parts.append(
+            "<p>These are the errors of a twin, trained in the same way: "
+            f"{escape(card.measured_on_twin)}.</p>"
+        )
+    if card.held_out:
+        parts.append(_score_table(card.held_out, f"Errors in {facts.unit}", grouped=False))
+    if facts.errors:
+        rows = [["predictor", *(f"{percent} %" for percent in PERCENTILES)]]
+        rows += [
+            [name, *(f"{value:.4f}" for value in np.percentile(np.abs(errors), PERCENTILES))]
+            for name, errors in facts.errors.items()
+        ]
+        parts.append(
+            _figure(
+                plot_errors(facts.errors, facts.unit),
+                "Share of the held-out compounds whose error is below a value.",
+            )
+        )
+        parts.append(
+            _table(rows, f"The same in numbers: percentiles of the absolute error, {facts.unit}")
+        )
+    return parts
+
+
+def _search(card: Card, unit: str) -> list[str]:
+    parts: list[str] = []
+    for title, text, evaluation in (
+        (
+            "Hypothetical compounds",
+            "Compounds of the prototypes that a campaign screens, against DFT.",
+            card.evaluation,
+        ),
+        (
+            "Cross-validation over hypothetical compounds",
+            "Each compound was predicted by a model that was not trained on its chemical system.",
+            card.cross_validation,
+        ),
+    ):
+        if evaluation is None or not evaluation.scores:
+            continue
+        parts += [f"<h2>{title}</h2>", f"<p>{text}</p>"]
+        if evaluation.formulas_seen:
+            parts.append(
+                f"<p>The model was trained on the formulas of {evaluation.formulas_seen:,} of "
+                f"these {evaluation.data.rows:,} compounds.</p>"
+            )
+        for geometry, meaning in (
+            ("ideal", "the ideal cell of the prototype, as a campaign uses it"),
+            ("relaxed", "the relaxed structure"),
+        ):
+            scores = [score for score in evaluation.scores if score.geometry == geometry]
+            if scores:
+                parts.append(_score_table(scores, f"On {meaning}, {unit}", grouped=True))
+        parts.append(
+            f'<p class="faint">{escape(evaluation.data.name)}, {evaluation.data.rows:,} rows, '
+            f"sha256 {evaluation.data.sha256[:12]}</p>"
+        )
+    return parts
+
+
+def _intervals(card: Card, unit: str) -> list[str]:
+    parts = ["<h2>Intervals</h2>"]
+    fitted = card.calibration
+    if fitted is None:
+        return [
+            *parts,
+            "<p>The model is not calibrated: its predictions come without intervals. The spread "
+            "of the networks is how much they disagree, not how wrong they are.</p>",
+        ]
+    parts.append(
+        f"<p>Intervals are made to hold {fitted.level:.0%} of the compounds. They rest on "
+        f"{fitted.rows:,} compounds of {fitted.groups:,} chemical systems, none of them trained "
+        f"on: {escape(fitted.measured_on)}.</p>"
+    )
+    sources: list[tuple[str, Sequence[Reliability]]] = [
+        ("on the compounds that they rest on", fitted.reliabilities),
+        ("on held-out rows", card.held_out_reliability),
+    ]
+    for where, evaluation in (
+        ("hypothetical compounds", card.evaluation),
+        ("cross-validation", card.cross_validation),
+    ):
+        for geometry in ("ideal", "relaxed"):
+            found = evaluation.reliabilities if evaluation is not None else ()
+            chosen = [each for each in found if each.geometry == geometry]
+            sources.append((f"on {where}, {geometry} geometry", chosen))
+    for where, reliabilities in sources:
+        if not reliabilities:
+            continue
+        whole = [each for each in reliabilities if each.scheme == EVERY_SCHEME]
+        if whole:
+            parts.append(
+                _figure(
+                    plot_reliability(whole, name=f"reliability-{len(parts)}"),
+                    f"Nominal against observed coverage {where}. Above the diagonal intervals are "
+                    "too wide, below it too narrow.",
+                )
+            )
+        parts.append(_reliability_table(reliabilities, f"Coverage {where}", unit))
+    return parts
+
+
+def _learning(facts: CardFacts) -> list[str]:
+    histories = [member["history"] for member in facts.members if member.get("history")]
+    if not histories:
+        return []
+    rows = [["network", "epochs", "best epoch", "training MAE", "validation MAE", "rows", "time"]]
+    for number, member in enumerate(facts.members):
+        history, best = member.get("history") or [], int(member.get("best_epoch", 0))
+        at_best = history[best - 1] if 0 < best <= len(history) else {}
+        rows.append(
+            [
+                str(number + 1),
+                str(member.get("epochs", "")),
+                str(best),
+                f"{at_best['train_mae']:.4f}" if at_best else "",
+                f"{at_best['validation_mae']:.4f}" if at_best else "",
+                f"{member.get('train_rows', 0):,} + {member.get('validation_rows', 0):,}",
+                f"{member.get('seconds', 0):,.0f} s",
+            ]
+        )
+    return [
+        "<h2>Learning curves</h2>",
+        _figure(
+            plot_learning_curves(histories, facts.unit),
+            "Error of each network after each epoch. The training error is taken while the weights "
+            "still move and with dropout or noise if there is any, so it can lie above the other.",
+        ),
+        _table(rows, f"At the epoch whose weights were kept, {facts.unit}"),
+    ]
+
+
+def _data(card: Card) -> list[str]:
+    data = card.data
+    files = [["file", "rows", "sha256"]]
+    files += [[file.name, f"{file.rows:,}", file.sha256] for file in data.files]
+    sources = [["what", "citation", "licence"]]
+    sources += [[source.what, source.citation, source.licence] for source in data.sources]
+    entries = {
+        "target": data.target,
+        "rows used": f"{data.rows:,}, and {data.held_out_rows:,} held out",
+        "formulas of an evaluation set kept out": f"{data.excluded_formulas:,}",
+        "rows left out": "; ".join(f"{n:,} {why}" for why, n in data.dropped.items()) or "none",
+        "elements": " ".join(data.elements),
+        "hash of what was learnt": data.content_sha256,
+    }
+    return [
+        "<h2>Data</h2>",
+        _facts(entries),
+        *([_table(sources, "Sources", text=True)] if len(sources) > 1 else []),
+        *([_table(files, "Files", text=True)] if len(files) > 1 else []),
+    ]
+
+
+def _making(card: Card, unit: str) -> list[str]:
+    training, cost = card.training, card.compression
+    entries = {
+        "recipe": _join(training.recipe),
+        "seed": str(training.seed),
+        "forest": "none" if training.forest is None else _join(training.forest),
+        "share held out": f"{training.holdout:g}",
+        "largest structure": "no limit" if training.max_sites is None else f"{training.max_sites}",
+        "time": ", ".join(f"{stage} {value:,.0f} s" for stage, value in training.seconds.items()),
+        "machine": training.machine,
+        "software": _join(training.versions),
+    }
+    if cost is not None:
+        entries["made small"] = (
+            f"{cost.weights} weights, {cost.bytes_before / 1e6:.1f} to "
+            f"{cost.bytes_after / 1e6:.1f} MB; on {cost.rows:,} {cost.measured_on} the error of "
+            f"the networks went from {cost.irnet_mae_before:.4f} to {cost.irnet_mae_after:.4f} "
+            f"{unit}"
+        )
+    return ["<h2>How it was made</h2>", _facts(entries)]
+
+
+def _limits(card: Card) -> list[str]:
+    if not card.limits:
+        return []
+    items = "".join(f"<li>{escape(limit)}</li>" for limit in card.limits)
+    return ["<h2>Limits</h2>", f"<ul>{items}</ul>"]
+
+
+def _score_table(scores: Iterable[Score], caption: str, grouped: bool) -> str:
+    rows = [["predictor", "n", "MAE", "95 % interval", "90th percentile", "bias", "rank corr."]]
+    if grouped:
+        rows[0] = ["kind", "scheme", *rows[0]]
+    for score in scores:
+        cells = [
+            PREDICTORS[score.predictor],
+            f"{score.n:,}",
+            f"{score.mae:.4f}",
+            score.interval,
+            _number(score.p90, 4),
+            f"{score.bias:+.4f}",
+            _number(score.spearman, 3),
+        ]
+        rows.append([score.group, score.scheme, *cells] if grouped else cells)
+    return _table(rows, caption)
+
+
+def _reliability_table(reliabilities: Iterable[Reliability], caption: str, unit: str) -> str:
+    rows = [
+        [
+            *("kind", "scheme", "n", "coverage", "95 % interval", f"mean width ({unit})"),
+            *("miscalibration area", "rank corr. with the error", "of the spread alone"),
+        ]
+    ]
+    for each in reliabilities:
+        rows.append(
+            [
+                each.group,
+                each.scheme,
+                f"{each.n:,}",
+                f"{each.coverage:.1%}",
+                f"{each.coverage_low:.1%}–{each.coverage_high:.1%}",
+                f"{each.sharpness:.3f}",
+                f"{each.miscalibration_area:.3f}",
+                _number(each.sorting, 2),
+                _number(each.spread_sorting, 2),
+            ]
+        )
+    return _table(rows, caption)
+
+
+def _table(rows: Sequence[Sequence[str]], caption: str, text: bool = False) -> str:
+    head = "".join(f'<th scope="col">{escape(cell)}</th>' for cell in rows[0])
+    body = "\n".join(
+        "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows[1:]
+    )
+    kind = ' class="text"' if text else ""
+    return (
+        f'<div class="wide"><table{kind}><caption>{escape(caption)}</caption>'
+        f"<thead><tr>{head}</tr></thead>\n<tbody>{body}</tbody></table></div>"
+    )
+
+
+def _figure(svg: str, caption: str) -> str:
+    return (
+        f'<figure><div role="img" aria-label="{escape(caption)}">{svg}</div>'
+        f"<figcaption>{escape(caption)}</figcaption></figure>"
+    )
+
+
+def _facts(entries: Mapping[str, str]) -> str:
+    body = "".join(
+        f"<dt>{escape(name)}</dt><dd>{escape(value)}</dd>" for name, value in entries.items()
+    )
+    return f"<dl>{body}</dl>"
+
+
+def _join(entries: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in entries.items())
+
+
+def _number(value: float | None, digits: int) -> str:
+    return "" if value is None else f"{value:.{digits}f}"
