@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -11,6 +12,9 @@ from numpy.typing import ArrayLike, NDArray
 from .errors import DataError
 
 Metric = Callable[[ArrayLike, ArrayLike], float]
+
+NOMINAL_LEVELS = tuple(round(0.05 * step, 2) for step in range(1, 20))
+"""Levels at which a reliability curve is drawn: 0.05 to 0.95."""
 
 
 def mae(predicted: ArrayLike, true: ArrayLike) -> float:
@@ -116,6 +120,126 @@ def bootstrap(
         return Interval(value, float("nan"), float("nan"))
     low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
     return Interval(value, float(low), float(high))
+
+
+def proportion(successes: int, trials: int, *, level: float = 0.95) -> Interval:
+    """A share and the interval of the probability behind it, after Wilson.
+
+    E. B. Wilson, J. Am. Stat. Assoc. 22, 209 (1927), without continuity correction. It stays
+    inside 0 to 1 and has a width also where no trial or every trial succeeds.
+
+    Args:
+        successes: From 0 to `trials`.
+        trials: At least 1.
+        level: Confidence.
+
+    Returns:
+        The share and its interval.
+
+    Raises:
+        DataError: If there are no trials, or fewer trials than successes.
+    """
+    if trials < 1 or not 0 <= successes <= trials:
+        raise DataError(f"{successes} of {trials} is no share; give 0 to n of n >= 1 trials")
+    z = NormalDist().inv_cdf((1 + level) / 2)
+    share = successes / trials
+    centre = (share + z * z / (2 * trials)) / (1 + z * z / trials)
+    half = np.sqrt(share * (1 - share) / trials + (z / (2 * trials)) ** 2) * z
+    half = float(half) / (1 + z * z / trials)
+    return Interval(share, min(share, max(0.0, centre - half)), max(share, min(1.0, centre + half)))
+
+
+def coverage(low: ArrayLike, high: ArrayLike, true: ArrayLike, *, level: float = 0.95) -> Interval:
+    """Share of the true values inside their prediction intervals, ends included.
+
+    Args:
+        low: Lower ends, (n,).
+        high: Upper ends, (n,), none below its lower end.
+        true: (n,), in the same unit.
+        level: Confidence of the binomial interval around the share (see `proportion`).
+
+    Returns:
+        The share and its binomial interval; that takes the rows as independent.
+
+    Raises:
+        DataError: If shapes differ, nothing is given, a value is not finite, or an interval is
+            upside down.
+    """
+    _check_ends(low, high)
+    below, t = _pair(low, true)
+    above, _ = _pair(high, true)
+    return proportion(int(((below <= t) & (t <= above)).sum()), len(t), level=level)
+
+
+def sharpness(low: ArrayLike, high: ArrayLike) -> float:
+    """Mean width of prediction intervals, in their unit; of two calibrated ones, less is better.
+
+    Args:
+        low: Lower ends, (n,).
+        high: Upper ends, (n,), none below its lower end.
+    """
+    below, above = _check_ends(low, high)
+    return float((above - below).mean())
+
+
+@dataclass(frozen=True)
+class Reliability:
+    """Nominal against observed coverage.
+
+    Attributes:
+        nominal: Levels, (k,), ascending, between 0 and 1.
+        observed: Share of rows inside their interval of each level, (k,).
+        rows: Number of rows.
+    """
+
+    nominal: tuple[float, ...]
+    observed: tuple[float, ...]
+    rows: int
+
+    @property
+    def miscalibration_area(self) -> float:
+        """Area between this curve and the diagonal, from (0, 0) to (1, 1).
+
+        0 is perfect and 0.5 the worst (Tran et al., Mach. Learn.: Sci. Technol. 1, 025006, 2020).
+        """
+        x = np.array([0.0, *self.nominal, 1.0])
+        gap = np.array([0.0, *self.observed, 1.0]) - x
+        left, right, width = gap[:-1], gap[1:], np.diff(x)
+        total = np.abs(left) + np.abs(right)
+        trapezia = width * total / 2
+        # where the curve crosses the diagonal, two triangles stand on either side of it
+        triangles = width * (left**2 + right**2) / np.where(total > 0, 2 * total, 1.0)
+        return float(np.where(left * right < 0, triangles, trapezia).sum())
+
+
+def reliability(
+    interval: Callable[[float], tuple[ArrayLike, ArrayLike]],
+    true: ArrayLike,
+    levels: tuple[float, ...] = NOMINAL_LEVELS,
+) -> Reliability:
+    """Observed coverage of the prediction intervals of each nominal level.
+
+    Args:
+        interval: Gives lower and upper ends, (n,) each, for a level.
+        true: (n,).
+        levels: Nominal levels, ascending, between 0 and 1.
+
+    Returns:
+        The curve.
+
+    Raises:
+        DataError: As `coverage` does.
+    """
+    observed = tuple(coverage(*interval(level), true).value for level in levels)
+    return Reliability(tuple(levels), observed, len(np.asarray(true)))
+
+
+def _check_ends(low: ArrayLike, high: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    below, above = _pair(low, high)
+    if (below > above).any():
+        row = int(np.argmax(below > above))
+        raise DataError(f"interval row {row} ends at {above[row]}, below its start {below[row]}")
+    return below, above
 
 
 def _pair(predicted: ArrayLike, true: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

@@ -1,0 +1,706 @@
+"""What a model does not know: distance to its training data, expected error, prediction interval.
+
+Three steps, each learnt from compounds that the model was not trained on:
+
+1. `TrainingReference` measures how far a row lies from the training rows.
+2. Boosted trees turn the signs of an error (spread of the members, disagreement with the forest,
+   distance, the prediction itself, principal components of the features) into an error scale: the
+   mean absolute error to expect of such a row.
+3. Split conformal prediction (Papadopoulos et al. 2002; Lei et al., J. Am. Stat. Assoc. 113, 1094,
+   2018) turns the error scale into an interval. Scores are errors in units of the scale, taken
+   with their sign, because a model that learnt from stable compounds errs to one side; their
+   quantiles are taken within bins of the error scale (Mondrian; Boström and Johansson, COPA 2020),
+   because scores of small and of large scales differ in shape. Each row's score comes from trees
+   that were fitted without its group.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from sklearn.ensemble import GradientBoostingRegressor
+from torch import Tensor
+
+from .errors import DataError, ModelFileError
+from .metrics import spearman
+from .scorer import Prediction
+from .storage import read_tensors, write_tensors
+
+FILE_NAME = "uncertainty.safetensors"
+"""How the file is called inside a model's folder."""
+
+_KIND = "an irnet uncertainty"
+_FORMAT = 1
+_CLIP = 6.0
+_BLOCK_ROWS = 4096
+_FEWEST_ROWS = 40
+_ROWS_PER_BIN = 400
+_MOST_BINS = 10
+_FOLDS = 5
+_TREES = 150
+_DEPTH = 3
+_LEARNING_RATE = 0.05
+_TREE_COMPONENTS = 32
+
+FloatArray = NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class TrainingReference:
+    """The training rows, condensed to what distances are measured to.
+
+    Features are standardised, clipped at 6 deviations, and projected on their principal components,
+    each scaled to unit variance. A row's distance is that to the nearest representative, in units
+    of the median distance of training rows that are not representatives themselves: 1 is an
+    ordinary training row, 3 lies three times as far out.
+
+    Attributes:
+        mean: Mean of each feature, (features,), float32.
+        inverse_std: One over its deviation, (features,), float32; 1 for a constant feature.
+        projection: Standardised features to components, (features, components), float32.
+        points: The representatives, (points, components), float32 with values of float16.
+        unit: The median distance that is called 1.
+    """
+
+    mean: NDArray[np.float32] = field(repr=False)
+    inverse_std: NDArray[np.float32] = field(repr=False)
+    projection: NDArray[np.float32] = field(repr=False)
+    points: NDArray[np.float32] = field(repr=False)
+    unit: float
+
+    @classmethod
+    def fit(
+        cls,
+        features: NDArray[np.floating],
+        *,
+        size: int = 6144,
+        components: int = 64,
+        seed: int = 0,
+    ) -> TrainingReference:
+        """Condense training rows.
+
+        Args:
+            features: (n, features), unscaled.
+            size: Most representatives, drawn from the rows at random without repetition.
+            components: Most principal components; those without variance are left out.
+            seed: Of the draw.
+
+        Returns:
+            The reference.
+
+        Raises:
+            DataError: If a value is not finite, rows are fewer than two, or all are equal.
+        """
+        x = np.asarray(features)
+        if x.ndim != 2 or len(x) < 2:
+            raise DataError(f"features have shape {x.shape}; a reference needs 2 rows or more")
+        if size < 1 or components < 1:
+            raise DataError(f"size is {size} and components {components}; both must be at least 1")
+        _check_finite(x)
+        mean = x.mean(axis=0, dtype=np.float64)
+        std = x.std(axis=0, dtype=np.float64)
+        std[std <= 1e-6 * np.maximum(np.abs(mean), 1e-30)] = 1.0
+        covariance = np.zeros((x.shape[1], x.shape[1]))
+        centre = np.zeros(x.shape[1])
+        for start in range(0, len(x), _BLOCK_ROWS):
+            z = np.clip((x[start : start + _BLOCK_ROWS] - mean) / std, -_CLIP, _CLIP)
+            centre += z.sum(axis=0) / len(x)
+            covariance += z.T @ z / len(x)
+        variance, vectors = np.linalg.eigh(covariance - np.outer(centre, centre))
+        variance, vectors = variance[::-1][:components], vectors[:, ::-1][:, :components]
+        kept = variance > 1e-6 * variance[0]
+        if variance[0] <= 0 or not kept.any():
+            raise DataError("all training rows are equal; there is no distance to measure")
+        vectors = vectors[:, kept]
+        peaks = np.abs(vectors).argmax(axis=0)
+        vectors = vectors * np.sign(vectors[peaks, np.arange(vectors.shape[1])])
+        order = np.random.default_rng(seed).permutation(len(x))
+        bare = cls(
+            mean.astype(np.float32),
+            (1.0 / std).astype(np.float32),
+            (vectors / np.sqrt(variance[kept])).astype(np.float32),
+            np.zeros((1, vectors.shape[1]), dtype=np.float32),
+            1.0,
+        )
+        chosen = np.sort(order[:size])
+        points = bare.coordinates(x[chosen]).astype(np.float16).astype(np.float32)
+        reference = cls(bare.mean, bare.inverse_std, bare.projection, points, 1.0)
+        others = np.sort(order[size : size + 4096])
+        if len(others):
+            distances = reference.distance(x[others])
+        else:
+            coordinates = torch.from_numpy(points)
+            mutual = torch.cdist(coordinates, coordinates).fill_diagonal_(torch.inf)
+            distances = mutual.min(dim=1).values.double().numpy()
+        positive = distances[distances > 0]
+        unit = float(np.median(positive)) if len(positive) else 1.0
+        return cls(bare.mean, bare.inverse_std, bare.projection, points, unit)
+
+    def coordinates(self, features: Tensor | NDArray[np.floating]) -> NDArray[np.float32]:
+        """Principal components of rows.
+
+        Args:
+            features: (n, features), unscaled.
+
+        Returns:
+            (n, components), of unit variance over the training rows.
+
+        Raises:
+            DataError: If the number of features is another or a value is not finite.
+        """
+        return self._measure(features)[0]
+
+    def distance(self, features: Tensor | NDArray[np.floating]) -> FloatArray:
+        """Distance of rows to the training data.
+
+        A row's distance does not depend on the other rows.
+
+        Args:
+            features: (n, features), unscaled.
+
+        Returns:
+            (n,), float64, 1 for an ordinary training row, without unit.
+
+        Raises:
+            DataError: If the number of features is another or a value is not finite.
+        """
+        return self._measure(features, nearest=True)[1]
+
+    @torch.inference_mode()
+    def _measure(
+        self, features: Tensor | NDArray[np.floating], nearest: bool = False
+    ) -> tuple[NDArray[np.float32], FloatArray]:
+        x = torch.as_tensor(features)
+        if x.ndim != 2 or x.shape[1] != len(self.mean):
+            raise DataError(
+                f"features have shape {tuple(x.shape)}, expected (rows, {len(self.mean)})"
+            )
+        device = x.device
+        mean, inverse_std, projection, points = (
+            torch.from_numpy(a).to(device)
+            for a in (self.mean, self.inverse_std, self.projection, self.points)
+        )
+        half_norms = (points * points).sum(dim=1) / 2
+        coordinates = torch.empty((len(x), projection.shape[1]), device=device)
+        distances = torch.empty(len(x), dtype=torch.float64, device=device)
+        for start in range(0, len(x), _BLOCK_ROWS):
+            block = x[start : start + _BLOCK_ROWS]
+            rows = len(block)
+            if not bool(torch.isfinite(block).all()):
+                _check_finite(block.cpu().numpy(), start)
+            z = ((block.float() - mean) * inverse_std).clamp_(-_CLIP, _CLIP)
+            # blocks of one shape, so that a row's sums are the same in any company
+            z = torch.nn.functional.pad(z, (0, 0, 0, _BLOCK_ROWS - rows)) @ projection
+            coordinates[start : start + rows] = z[:rows]
+            if nearest:
+                closest = torch.addmm(half_norms, z, points.T, alpha=-1.0).argmin(dim=1)
+                gap = (z - points[closest]).double()
+                distances[start : start + rows] = gap.square().sum(dim=1).sqrt()[:rows]
+        return coordinates.cpu().numpy(), distances.cpu().numpy() / self.unit
+
+
+@dataclass(frozen=True, eq=False)
+class Assessment:
+    """What is known about the errors of predictions.
+
+    Attributes:
+        low: Lower ends of the prediction intervals, (n,), float64, in the target's unit; never
+            above the predicted mean.
+        high: Upper ends, (n,); never below the predicted mean.
+        error_scale: Mean absolute error to expect, (n,), in the target's unit.
+        distance: To the training data, (n,), 1 for an ordinary training row.
+    """
+
+    low: FloatArray
+    high: FloatArray
+    error_scale: FloatArray
+    distance: FloatArray
+
+
+@dataclass(frozen=True, eq=False)
+class _Trees:
+    """Boosted regression trees of depth 3, complete, as arrays.
+
+    Attributes:
+        column: Column compared at the seven inner nodes, (trees, 7), breadth first.
+        threshold: A row goes left if its value is at most this, (trees, 7).
+        value: At the eight leaves, (trees, 8).
+        start: Sum before the first tree.
+    """
+
+    column: NDArray[np.int16]
+    threshold: NDArray[np.float32]
+    value: NDArray[np.float32]
+    start: float
+
+    @classmethod
+    def fit(cls, signs: NDArray[np.float32], target: FloatArray, seed: int) -> _Trees:
+        model = GradientBoostingRegressor(
+            n_estimators=_TREES,
+            learning_rate=_LEARNING_RATE,
+            max_depth=_DEPTH,
+            min_samples_leaf=max(5, len(signs) // 200),
+            subsample=0.5,
+            max_features=0.5,
+            random_state=seed,
+        ).fit(signs, target)
+        inner, leaves = 2**_DEPTH - 1, 2**_DEPTH
+        column = np.zeros((_TREES, inner), dtype=np.int16)
+        threshold = np.full((_TREES, inner), np.inf, dtype=np.float32)
+        value = np.zeros((_TREES, leaves), dtype=np.float32)
+        for number, (estimator,) in enumerate(model.estimators_):
+            tree = estimator.tree_
+
+            def place(node: int, slot: int, tree: Any = tree, number: int = number) -> None:
+                is_leaf = tree.children_left[node] < 0
+                if slot >= inner:
+                    value[number, slot - inner] = _LEARNING_RATE * tree.value[node, 0, 0]
+                    return
+                if not is_leaf:
+                    column[number, slot] = tree.feature[node]
+                    threshold[number, slot] = _round_down(tree.threshold[node])
+                # a leaf above the last level is repeated on both sides
+                place(node if is_leaf else tree.children_left[node], 2 * slot + 1)
+                place(node if is_leaf else tree.children_right[node], 2 * slot + 2)
+
+            place(0, 0)
+        return cls(column, threshold, value, float(target.mean()))
+
+    def predict(self, signs: NDArray[np.float32]) -> FloatArray:
+        """Sum of the trees for signs (n, columns), (n,)."""
+        total = torch.full((len(signs),), self.start, dtype=torch.float64)
+        table = torch.from_numpy(self.value)
+        for start in range(0, len(signs), _BLOCK_ROWS):
+            columns = torch.from_numpy(
+                np.ascontiguousarray(signs[start : start + _BLOCK_ROWS].T, dtype=np.float32)
+            )
+            block = total[start : start + _BLOCK_ROWS]
+            for number in range(len(self.value)):
+                right = [
+                    columns[c] > t
+                    for c, t in zip(
+                        self.column[number].tolist(), self.threshold[number].tolist(), strict=True
+                    )
+                ]
+                second = torch.where(right[0], right[2], right[1])
+                third = torch.where(
+                    right[0],
+                    torch.where(second, right[6], right[5]),
+                    torch.where(second, right[4], right[3]),
+                )
+                leaf = right[0].int() * 4 + second.int() * 2 + third.int()
+                block += table[number].index_select(0, leaf)
+        return total.numpy()
+
+
+@dataclass(frozen=True, eq=False)
+class Uncertainty:
+    """Calibrated knowledge of a model's errors.
+
+    Attributes:
+        level: Share of true values that the interval of an assessment is to hold.
+        reference: Of the model's training rows.
+        uses_spread: Whether the spread of the members is among the signs; not with one member.
+        uses_forest: Whether the forest's prediction is among the signs.
+        uses_features: Whether principal components of the features are among the signs.
+        factor: Error scale of a row whose trees sum to 0, in the target's unit.
+        edges: Error scales that divide the bins, (bins - 1,), ascending.
+        scores: Of each bin, ascending: (true - predicted) / error scale of calibration rows.
+        record: Facts of the fit: rows, groups, bins, rank correlation of scale and error.
+    """
+
+    level: float
+    reference: TrainingReference
+    uses_spread: bool
+    uses_forest: bool
+    uses_features: bool
+    factor: float
+    edges: FloatArray = field(repr=False)
+    scores: tuple[FloatArray, ...] = field(repr=False)
+    record: Mapping[str, Any]
+    _trees: _Trees = field(repr=False)
+
+    @classmethod
+    def fit(
+        cls,
+        target: ArrayLike,
+        prediction: Prediction,
+        forest_prediction: ArrayLike | None,
+        distance: ArrayLike,
+        *,
+        reference: TrainingReference,
+        features: NDArray[np.floating] | None = None,
+        groups: ArrayLike | None = None,
+        level: float = 0.9,
+        seed: int = 0,
+    ) -> Uncertainty:
+        """Learn from compounds that the model was not trained on.
+
+        The intervals hold for compounds like these: calibrate on known and hypothetical ones if
+        both will be asked for.
+
+        Args:
+            target: True values, (n,).
+            prediction: The ensemble's, n rows; with one member its spread (NaN) is not used.
+            forest_prediction: (n,), or None for a model without a forest.
+            distance: (n,), from a reference of the rows that each prediction was trained on.
+            reference: Of the rows that the model in use was trained on.
+            features: (n, features), unscaled; None leaves them out of the signs.
+            groups: (n,) labels, chemical systems for example: a row's error scale, whose score
+                calibrates the interval, comes from trees that saw no row of its group. None
+                makes each row its own group.
+            level: Share of true values to hold, between 0 and 1.
+            seed: Of folds and trees.
+
+        Returns:
+            The calibrated uncertainty.
+
+        Raises:
+            DataError: If shapes differ, values are not finite, rows are fewer than 40 or too few
+                for the level, groups fewer than two, or every prediction is exact.
+        """
+        true = _vector(target, "target")
+        n = len(true)
+        if n < _FEWEST_ROWS:
+            raise DataError(
+                f"{n} calibration rows are too few to calibrate on; give {_FEWEST_ROWS} or more"
+            )
+        uses_spread = len(prediction.members) > 1
+        signs = _signs(
+            prediction,
+            forest_prediction,
+            _vector(distance, "distance"),
+            None if features is None else reference.coordinates(features),
+            uses_spread,
+        )
+        if len(signs) != n:
+            raise DataError(f"target has {n} rows, the predictions {len(signs)}")
+        labels = np.arange(n) if groups is None else np.asarray(groups)
+        if labels.shape != (n,):
+            raise DataError(f"groups have shape {labels.shape}, expected ({n},)")
+        folds = _folds(labels, seed)
+        error = true - prediction.mean
+        size = np.abs(error)
+        typical = float(np.median(size))
+        if typical <= 0:
+            raise DataError("at least half of the predictions are exact: nothing to calibrate")
+        logs = np.log(size + 0.1 * typical)
+        scale = np.empty(n)
+        for fold in range(int(folds.max()) + 1):
+            inside = folds == fold
+            scale[inside] = np.exp(
+                _Trees.fit(signs[~inside], logs[~inside], seed).predict(signs[inside])
+            )
+        factor = float(size.sum() / scale.sum())
+        scale *= factor
+        bins = int(np.clip(n // _ROWS_PER_BIN, 1, _MOST_BINS))
+        edges = np.unique(np.quantile(scale, np.arange(1, bins) / bins))
+        place = np.searchsorted(edges, scale, side="left")
+        scores = tuple(
+            np.sort((error / scale)[place == b]).astype(np.float32).astype(np.float64)
+            for b in range(len(edges) + 1)
+        )
+        uncertainty = cls(
+            level=level,
+            reference=reference,
+            uses_spread=uses_spread,
+            uses_forest=forest_prediction is not None,
+            uses_features=features is not None,
+            factor=factor,
+            edges=edges,
+            scores=scores,
+            record={
+                "rows": n,
+                "groups": len(np.unique(labels)),
+                "bins": len(scores),
+                "spearman": spearman(scale, size),
+            },
+            _trees=_Trees.fit(signs, logs, seed),
+        )
+        uncertainty._quantiles(level)
+        return uncertainty
+
+    def assess(
+        self,
+        features: Tensor | NDArray[np.floating],
+        prediction: Prediction,
+        forest_prediction: ArrayLike | None,
+    ) -> Assessment:
+        """Intervals, expected errors and distances of predictions.
+
+        Args:
+            features: (n, features), unscaled.
+            prediction: The ensemble's, n rows.
+            forest_prediction: (n,), or None for a model without a forest.
+
+        Returns:
+            The assessment at the level of this object. Where the calibrated interval leaves the
+            mean outside, it is extended to the mean.
+
+        Raises:
+            DataError: If the members' spread or the forest, which this was calibrated with, is
+                missing, shapes differ, or a value is not finite.
+        """
+        if self.uses_spread and len(prediction.members) < 2:
+            raise DataError(
+                "calibrated with the spread of several members, got a prediction of one; "
+                "calibrate again for the smaller model"
+            )
+        if self.uses_forest and forest_prediction is None:
+            raise DataError(
+                "calibrated with a forest beside the networks, got no forest prediction; "
+                "give it, or calibrate again without"
+            )
+        coordinates, distance = self.reference._measure(features, nearest=True)
+        signs = _signs(
+            prediction,
+            forest_prediction if self.uses_forest else None,
+            distance,
+            coordinates if self.uses_features else None,
+            self.uses_spread,
+        )
+        scale = np.exp(self._trees.predict(signs)) * self.factor
+        low, high = self.interval(prediction.mean, scale, self.level)
+        return Assessment(
+            low=np.minimum(low, prediction.mean),
+            high=np.maximum(high, prediction.mean),
+            error_scale=scale,
+            distance=distance,
+        )
+
+    def interval(
+        self, mean: ArrayLike, error_scale: ArrayLike, level: float
+    ) -> tuple[FloatArray, FloatArray]:
+        """Prediction intervals of any level.
+
+        Args:
+            mean: Predicted, (n,).
+            error_scale: Of an assessment, (n,).
+            level: Share of true values to hold, between 0 and 1.
+
+        Returns:
+            Lower and upper ends, (n,) each. As many true values are to be expected below as
+            above, so at a small level an interval may leave a biased mean outside.
+
+        Raises:
+            DataError: If the level is out of range or too high for the calibration rows there are.
+        """
+        centre, scale = np.asarray(mean, np.float64), np.asarray(error_scale, np.float64)
+        quantiles = self._quantiles(level)[np.searchsorted(self.edges, scale, side="left")]
+        return centre + scale * quantiles[:, 0], centre + scale * quantiles[:, 1]
+
+    def _quantiles(self, level: float) -> FloatArray:
+        return np.array([conformal_quantiles(scores, level) for scores in self.scores])
+
+    def save(self, path: Path | str) -> None:
+        """Write into one safetensors file, atomically.
+
+        Args:
+            path: The file, usually `FILE_NAME` in the model's folder, which must exist.
+
+        Raises:
+            ModelFileError: If it cannot be written.
+        """
+        arrays: dict[str, NDArray[Any]] = {
+            "mean": self.reference.mean,
+            "inverse_std": self.reference.inverse_std,
+            "projection": self.reference.projection,
+            "points": self.reference.points.astype(np.float16),
+            "column": self._trees.column,
+            "threshold": self._trees.threshold,
+            "value": self._trees.value,
+            "edges": self.edges,
+            "scores": np.concatenate(self.scores).astype(np.float32),
+            "score_counts": np.array([len(s) for s in self.scores], dtype=np.int64),
+        }
+        header = {
+            "kind": _KIND,
+            "format": _FORMAT,
+            "level": self.level,
+            "unit": self.reference.unit,
+            "uses_spread": self.uses_spread,
+            "uses_forest": self.uses_forest,
+            "uses_features": self.uses_features,
+            "factor": self.factor,
+            "start": self._trees.start,
+            "record": dict(self.record),
+        }
+        tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
+        write_tensors(Path(path), tensors, header)
+
+    @classmethod
+    def load(cls, path: Path | str) -> Uncertainty:
+        """Read what `save` wrote.
+
+        Args:
+            path: The file.
+
+        Returns:
+            The same uncertainty.
+
+        Raises:
+            ModelFileError: If the file is missing, truncated, damaged, of a newer format or of
+                another kind.
+        """
+        path = Path(path)
+        tensors, header = read_tensors(path, _KIND)
+        if header.get("format") != _FORMAT:
+            raise ModelFileError(
+                f"{path}: written in format {header.get('format')}, this version reads {_FORMAT}"
+            )
+        try:
+            arrays = {name: tensor.numpy() for name, tensor in tensors.items()}
+            counts = arrays["score_counts"]
+            uncertainty = cls(
+                level=float(header["level"]),
+                reference=TrainingReference(
+                    mean=arrays["mean"],
+                    inverse_std=arrays["inverse_std"],
+                    projection=arrays["projection"],
+                    points=arrays["points"].astype(np.float32),
+                    unit=float(header["unit"]),
+                ),
+                uses_spread=bool(header["uses_spread"]),
+                uses_forest=bool(header["uses_forest"]),
+                uses_features=bool(header["uses_features"]),
+                factor=float(header["factor"]),
+                edges=arrays["edges"],
+                scores=tuple(np.split(arrays["scores"].astype(np.float64), np.cumsum(counts)[:-1])),
+                record=dict(header["record"]),
+                _trees=_Trees(
+                    arrays["column"],
+                    arrays["threshold"],
+                    arrays["value"],
+                    float(header["start"]),
+                ),
+            )
+            uncertainty._check(arrays)
+        except (KeyError, TypeError, ValueError) as error:
+            raise ModelFileError(f"{path}: arrays or header do not fit ({error})") from error
+        return uncertainty
+
+    def _check(self, arrays: Mapping[str, NDArray[Any]]) -> None:
+        for name, array in arrays.items():
+            bad = np.isnan(array) if name == "threshold" else ~np.isfinite(array)
+            if bad.any():
+                raise ValueError(f"{name} holds values that are not finite")
+        features, components = self.reference.projection.shape
+        trees = len(self._trees.value)
+        expected = {
+            "mean": (features,),
+            "inverse_std": (features,),
+            "points": (len(self.reference.points), components),
+            "column": (trees, 2**_DEPTH - 1),
+            "threshold": (trees, 2**_DEPTH - 1),
+            "value": (trees, 2**_DEPTH),
+            "edges": (len(self.scores) - 1,),
+        }
+        for name, shape in expected.items():
+            if arrays[name].shape != shape:
+                raise ValueError(f"{name} has shape {arrays[name].shape}, expected {shape}")
+        signs = 2 + self.uses_spread + 2 * self.uses_forest
+        signs += min(components, _TREE_COMPONENTS) if self.uses_features else 0
+        column = self._trees.column
+        if column.size and not 0 <= column.min() <= column.max() < signs:
+            raise ValueError("a tree reads a sign that does not exist")
+        if not (self.factor > 0 and self.reference.unit > 0 and 0 < self.level < 1):
+            raise ValueError("factor, unit or level is out of range")
+        if (np.diff(self.edges) <= 0).any() or any((np.diff(s) < 0).any() for s in self.scores):
+            raise ValueError("edges or scores are not ascending")
+        self._quantiles(self.level)
+
+
+def conformal_quantiles(scores: ArrayLike, level: float) -> tuple[float, float]:
+    """Bounds between which the next score falls with at least the given probability.
+
+    The order statistics of split conformal prediction, with half of the remaining probability on
+    either side, for a next score exchangeable with these.
+
+    Args:
+        scores: (n,), in any order.
+        level: Between 0 and 1.
+
+    Returns:
+        Lower and upper bound.
+
+    Raises:
+        DataError: If the level is out of range, or so near 1 that no score of these is a bound.
+    """
+    if not 0 < level < 1:
+        raise DataError(f"level is {level}, must be between 0 and 1")
+    ordered = np.sort(np.asarray(scores, dtype=np.float64))
+    n = len(ordered)
+    # the small number keeps rounding of the product from adding a rank
+    rank = int(np.ceil((n + 1) * (1 + level) / 2 - 1e-9))
+    if rank > n:
+        least = int(np.ceil((1 + level) / (1 - level)))
+        raise DataError(f"level {level} needs {least} calibration rows or more, there are {n}")
+    return float(ordered[n - rank]), float(ordered[rank - 1])
+
+
+def _signs(
+    prediction: Prediction,
+    forest_prediction: ArrayLike | None,
+    distance: FloatArray,
+    coordinates: NDArray[np.float32] | None,
+    uses_spread: bool,
+) -> NDArray[np.float32]:
+    mean = _vector(prediction.mean, "prediction")
+    columns = [distance, mean]
+    if uses_spread:
+        columns.append(_vector(prediction.std, "spread"))
+    if forest_prediction is not None:
+        forest = _vector(forest_prediction, "forest prediction")
+        if forest.shape != mean.shape:
+            raise DataError(f"{len(mean)} predictions, but {len(forest)} of the forest")
+        columns += [forest - mean, np.abs(forest - mean)]
+    if coordinates is not None:
+        columns += list(coordinates[:, :_TREE_COMPONENTS].T)
+    if len({len(column) for column in columns}) > 1:
+        raise DataError(
+            f"{len(mean)} predictions, {len(distance)} distances"
+            + ("" if coordinates is None else f", {len(coordinates)} rows of features")
+        )
+    return np.stack(columns, axis=1).astype(np.float32)
+
+
+def _folds(labels: NDArray[Any], seed: int) -> NDArray[np.int64]:
+    unique, inverse = np.unique(labels, return_inverse=True)
+    if len(unique) < 2:
+        raise DataError("all calibration rows are of one group; give rows of two or more")
+    folds = min(_FOLDS, len(unique))
+    order = np.random.default_rng(seed).permutation(len(unique))
+    fold_of = np.empty(len(unique), dtype=np.int64)
+    fold_of[order] = np.arange(len(unique)) % folds
+    placed: NDArray[np.int64] = fold_of[inverse]
+    return placed
+
+
+def _vector(values: ArrayLike, name: str) -> FloatArray:
+    vector = np.asarray(values, dtype=np.float64)
+    if vector.ndim != 1:
+        raise DataError(f"{name} has shape {vector.shape}, expected (n,)")
+    if not np.isfinite(vector).all():
+        row = int(np.argmin(np.isfinite(vector)))
+        raise DataError(f"{name} row {row} is {vector[row]}; leave the row out or repair it")
+    return vector
+
+
+def _check_finite(x: NDArray[np.floating], first: int = 0) -> None:
+    if not np.isfinite(x).all():
+        row, column = np.argwhere(~np.isfinite(x))[0]
+        raise DataError(
+            f"features row {first + row}, column {column} is {x[row, column]}; "
+            "remove or repair the row"
+        )
+
+
+def _round_down(threshold: float) -> np.float32:
+    single = np.float32(threshold)
+    return np.nextafter(single, np.float32(-np.inf)) if single > threshold else single
