@@ -30,11 +30,15 @@ class Prediction:
         std: Standard deviation over members (n - 1 in the denominator), (n,), float64; NaN with a
             single member, because one member says nothing about a spread.
         members: Every member's prediction, (members, n), float64.
+        hidden: Activations of every member's last hidden layer, those that its linear output reads,
+            member after member: (n, members x width of that layer), float32; None unless asked
+            for. Features for another model of a property with few data (cross-property transfer).
     """
 
     mean: NDArray[np.float64]
     std: NDArray[np.float64]
     members: NDArray[np.float64]
+    hidden: NDArray[np.float32] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,15 +102,17 @@ class _Group:
     target_mean: Tensor
     target_std: Tensor
 
-    def __call__(self, x: Tensor) -> Tensor:
+    def __call__(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Map unscaled rows (n, inputs) to targets ([k,] n) and activations ([k,] n, width)."""
         x = (x - self.mean) * self.inverse_std
         if self.clip is not None:
             x = x.clamp_(-self.clip, self.clip)
         x = x.to(self.stages[0].layers[0].affine.weight.dtype)
         for stage in self.stages:
             x = stage(x)
-        y = self.output(x.float()).squeeze(-1)
-        return y.double() * self.target_std + self.target_mean
+        hidden = x.float()
+        y = self.output(hidden).squeeze(-1)
+        return y.double() * self.target_std + self.target_mean, hidden
 
 
 class Scorer:
@@ -139,7 +145,7 @@ class Scorer:
         self.dtype = choose_dtype(precision, self.device)
         self.block_rows = _BLOCK_ROWS[self.device.type]
         self.feature_names = members[0].feature_names
-        self._count = len(members)
+        self._widths = [member.architecture.blocks[-1].width for member in members]
         if stacked is None:
             stacked = self.device.type == "cuda"
         groups: dict[object, list[int]] = {}
@@ -151,25 +157,31 @@ class Scorer:
             for numbers in groups.values()
         ]
 
-    def predict(self, features: Tensor | NDArray[np.floating]) -> Prediction:
+    def predict(self, features: Tensor | NDArray[np.floating], hidden: bool = False) -> Prediction:
         """Predict rows of unscaled features.
 
         Args:
             features: (n, features) in the order of `feature_names`; a tensor may already be on
                 the scorer's device.
+            hidden: Whether to return the last hidden layers too, at no further arithmetic. They
+                are the way to feature extraction: fit a model of your own on them.
 
         Returns:
-            Mean, spread and every member's prediction, n values each.
+            Mean, spread and every member's prediction, n values each, and what `hidden` asks for.
 
         Raises:
             DataError: If the shape is wrong or a value is not finite; names row and column.
         """
-        values = self.predict_members(features).cpu().numpy()
-        alone = self._count == 1
-        std = np.full(values.shape[1], np.nan) if alone else values.std(axis=0, ddof=1)
-        return Prediction(mean=values.mean(axis=0), std=std, members=values)
+        on_device, activations = self._run(features, hidden)
+        values = on_device.cpu().numpy()
+        alone = len(values) == 1
+        return Prediction(
+            mean=values.mean(axis=0),
+            std=np.full(values.shape[1], np.nan) if alone else values.std(axis=0, ddof=1),
+            members=values,
+            hidden=None if activations is None else activations.cpu().numpy(),
+        )
 
-    @torch.inference_mode()
     def predict_members(self, features: Tensor | NDArray[np.floating]) -> Tensor:
         """Predict with every member, leaving the result on the device.
 
@@ -182,22 +194,43 @@ class Scorer:
         Raises:
             DataError: If the shape is wrong or a value is not finite.
         """
-        x = torch.as_tensor(features)
+        return self._run(features, hidden=False)[0]
+
+    @torch.inference_mode()
+    def _run(
+        self, features: Tensor | NDArray[np.floating], hidden: bool
+    ) -> tuple[Tensor, Tensor | None]:
+        # NumPy's reversed views have strides that torch cannot take
+        x = (
+            features
+            if isinstance(features, Tensor)
+            else torch.as_tensor(np.ascontiguousarray(features))
+        )
         if x.ndim != 2 or x.shape[1] != len(self.feature_names):
             raise DataError(
                 f"features have shape {tuple(x.shape)}, expected (rows, {len(self.feature_names)})"
             )
-        out = torch.empty((self._count, len(x)), dtype=torch.float64, device=self.device)
+        out = torch.empty((len(self._widths), len(x)), dtype=torch.float64, device=self.device)
+        ends = np.cumsum(self._widths).tolist()
+        kept = torch.empty((len(x), ends[-1]), device=self.device) if hidden else None
         for start in range(0, len(x), self.block_rows):
-            block = x[start : start + self.block_rows].to(self.device, torch.float32)
+            # one layout whatever the caller's: a product's last bits may depend on it
+            block = x[start : start + self.block_rows].to(self.device, torch.float32).contiguous()
             rows = len(block)
             if not bool(torch.isfinite(block).all()):
                 self._report_not_finite(block, start)
             if rows < self.block_rows:
                 block = torch.nn.functional.pad(block, (0, 0, 0, self.block_rows - rows))
             for group in self._groups:
-                out[list(group.members), start : start + rows] = group(block)[..., :rows]
-        return out
+                values, activations = group(block)
+                out[list(group.members), start : start + rows] = values[..., :rows]
+                if kept is None:
+                    continue
+                each = activations if activations.ndim == 3 else activations[None]
+                for number, own in zip(group.members, each, strict=True):
+                    columns = slice(ends[number] - self._widths[number], ends[number])
+                    kept[start : start + rows, columns] = own[:rows]
+        return out, kept
 
     def _report_not_finite(self, block: Tensor, start: int) -> None:
         row, column = torch.nonzero(~torch.isfinite(block))[0].tolist()

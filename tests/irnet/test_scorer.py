@@ -1,4 +1,3 @@
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -37,10 +36,18 @@ def by_network(member: Member, x: np.ndarray) -> np.ndarray:
     return result
 
 
+KINDS = [
+    "32BARx3-16BARx2-1",
+    "32BAx3R-32BAx2R-16BAx2R-1",
+    "32BAx2-8Ax1-1",
+    "32ABRx2-8ABx2R-1",
+    "32ARx3-16ARDx2-1",
+    "32Ax2R-16ABDx2-1",
+]
+
+
 @pytest.mark.parametrize("stacked", [False, True])
-@pytest.mark.parametrize(
-    "text", ["32BARx3-16BARx2-1", "32BAx3R-32BAx2R-16BAx2R-1", "32BAx2-8Ax1-1", "32ABRx2-8ABx2R-1"]
-)
+@pytest.mark.parametrize("text", KINDS)
 def test_folded_members_equal_their_networks(text: str, stacked: bool) -> None:
     members = [random_member(text, seed) for seed in range(3)]
     found = Scorer(members, precision="fp32", stacked=stacked).predict(rows(1500))
@@ -50,33 +57,90 @@ def test_folded_members_equal_their_networks(text: str, stacked: bool) -> None:
     np.testing.assert_allclose(found.std, found.members.std(axis=0, ddof=1))
 
 
-def test_members_of_different_architecture_keep_their_order() -> None:
-    members = [
+def mixed_members() -> list[Member]:
+    return [
         random_member("32BARx2-1", 0),
         random_member("16BAx2-1", 1),
         random_member("32BARx2-1", 2, clip=None),
         random_member("32BARx2-1", 3),
+        random_member("32BARx2-1", 4, clip=0.5),
+        random_member("16BAx2-1", 5),
+        random_member("32BARx2-1", 6, clip=0.5),
     ]
-    found = Scorer(members, precision="fp32", stacked=True).predict(rows(50))
-    for member, predicted in zip(members, found.members, strict=True):
+
+
+@pytest.mark.parametrize("stacked", [False, True])
+def test_members_of_different_architecture_and_clip_keep_their_order(stacked: bool) -> None:
+    scorer = Scorer(mixed_members(), precision="fp32", stacked=stacked)
+    assert len(scorer._groups) == (4 if stacked else 7)
+    found = scorer.predict(rows(50))
+    for member, predicted in zip(mixed_members(), found.members, strict=True):
         np.testing.assert_allclose(predicted, by_network(member, rows(50)), atol=2e-5)
+
+
+def hidden_of_network(member: Member, x: np.ndarray) -> np.ndarray:
+    network, seen = member.network, []
+    network.output.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    with torch.no_grad():
+        network(torch.from_numpy(member.scaling.inputs(x)))
+    result: np.ndarray = seen[0].numpy()
+    return result
+
+
+@pytest.mark.parametrize("stacked", [False, True])
+@pytest.mark.parametrize("text", [*KINDS, "mixed"])
+def test_hidden_layers_equal_those_of_the_networks(text: str, stacked: bool) -> None:
+    members = (
+        mixed_members() if text == "mixed" else [random_member(text, seed) for seed in range(3)]
+    )
+    scorer = Scorer(members, precision="fp32", stacked=stacked)
+    found = scorer.predict(rows(1500), hidden=True)
+    expected = np.concatenate([hidden_of_network(m, rows(1500)) for m in members], axis=1)
+    assert found.hidden is not None
+    assert found.hidden.dtype == np.float32
+    assert found.hidden.shape == (1500, sum(m.architecture.blocks[-1].width for m in members))
+    np.testing.assert_allclose(found.hidden, expected, atol=2e-5)
+    without = scorer.predict(rows(1500))
+    assert without.hidden is None
+    np.testing.assert_array_equal(without.members, found.members)
+
+
+def test_output_layer_of_the_hidden_layer_is_the_prediction() -> None:
+    members = [random_member("32BARx2-16BARx1-1", seed) for seed in range(2)]
+    found = Scorer(members, precision="bf16").predict(rows(30), hidden=True)
+    assert found.hidden is not None
+    for member, hidden, predicted in zip(
+        members, np.split(found.hidden, 2, axis=1), found.members, strict=True
+    ):
+        with torch.no_grad():
+            y = member.network.output(torch.from_numpy(hidden)).squeeze(-1).double().numpy()
+        expected = y * member.scaling.target_std + member.scaling.target_mean
+        np.testing.assert_allclose(predicted, expected, atol=1e-5)
+
+
+def check_rows_stand_alone(scorer: Scorer) -> None:
+    count = 2 * scorer.block_rows + 452
+    x = rows(count)
+    together = scorer.predict(x, hidden=True)
+    assert together.hidden is not None
+    for row in (0, 1, 777, scorer.block_rows - 1, scorer.block_rows, count - 1):
+        alone = scorer.predict(x[row : row + 1], hidden=True)
+        np.testing.assert_array_equal(alone.members[:, 0], together.members[:, row])
+        assert alone.hidden is not None
+        np.testing.assert_array_equal(alone.hidden[0], together.hidden[row])
+    shuffled = np.random.default_rng(1).permutation(count)
+    np.testing.assert_array_equal(
+        scorer.predict(x[shuffled]).members, together.members[:, shuffled]
+    )
+    others = np.concatenate([rows(1000, seed=5) * 100, x])
+    np.testing.assert_array_equal(scorer.predict(others).members[:, 1000:], together.members)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("stacked", [False, True])
 def test_a_row_does_not_depend_on_its_batch_mates(precision: str, stacked: bool) -> None:
     members = [random_member("64BARx3-32BARx2-1", seed) for seed in range(2)]
-    scorer = Scorer(members, precision=precision, stacked=stacked)
-    x = rows(2500)
-    together = scorer.predict(x).members
-    for row in (0, 1, 777, 1023, 1024, 2499):
-        np.testing.assert_array_equal(
-            scorer.predict(x[row : row + 1]).members[:, 0], together[:, row]
-        )
-    shuffled = np.random.default_rng(1).permutation(len(x))
-    np.testing.assert_array_equal(scorer.predict(x[shuffled]).members, together[:, shuffled])
-    others = np.concatenate([rows(1000, seed=5) * 100, x])
-    np.testing.assert_array_equal(scorer.predict(others).members[:, 1000:], together)
+    check_rows_stand_alone(Scorer(members, precision=precision, stacked=stacked))
 
 
 def test_bf16_is_close_to_fp32(ensemble: Ensemble, table: Any) -> None:
@@ -92,18 +156,48 @@ def test_one_member_has_no_spread() -> None:
     np.testing.assert_array_equal(found.mean, found.members[0])
 
 
-def test_no_rows() -> None:
-    found = Scorer([random_member("8BARx1-1", s) for s in (0, 1)]).predict(rows(0))
+@pytest.mark.parametrize("stacked", [False, True])
+def test_no_rows(stacked: bool) -> None:
+    scorer = Scorer([random_member("8BARx1-1", s) for s in (0, 1)], stacked=stacked)
+    found = scorer.predict(rows(0), hidden=True)
     assert found.mean.shape == found.std.shape == (0,)
     assert found.members.shape == (2, 0)
+    assert found.hidden is not None
+    assert found.hidden.shape == (0, 16)
 
 
-def test_tensors_and_float64_are_taken() -> None:
-    scorer = Scorer([random_member("8BARx1-1", s) for s in (0, 1)], precision="fp32")
-    x = rows(20)
-    expected = scorer.predict(x).mean
-    np.testing.assert_array_equal(scorer.predict(torch.from_numpy(x)).mean, expected)
-    np.testing.assert_array_equal(scorer.predict(x.astype(np.float64)).mean, expected)
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_layout_and_type_of_the_input_change_nothing(precision: str) -> None:
+    scorer = Scorer([random_member("64BARx2-1", s) for s in (0, 1)], precision=precision)
+    x = rows(scorer.block_rows + 20)
+    expected = scorer.predict(x).members
+    wide = np.repeat(x, 2, axis=1)
+    for same in (
+        torch.from_numpy(x),
+        x.astype(np.float64),
+        torch.from_numpy(x).double(),
+        np.asfortranarray(x),
+        torch.from_numpy(np.asfortranarray(x)),
+        wide[:, ::2],
+        torch.from_numpy(wide)[:, ::2],
+    ):
+        np.testing.assert_array_equal(scorer.predict(same).members, expected)
+    np.testing.assert_array_equal(scorer.predict(x[::-1]).members, expected[:, ::-1])
+
+
+def test_float64_beyond_float32_is_named() -> None:
+    x = rows(3).astype(np.float64)
+    x[2, 1] = 1e300
+    with pytest.raises(DataError, match="row 2, column 'f1' is inf"):
+        Scorer([random_member("8BARx1-1", 0)]).predict(x)
+
+
+@pytest.mark.parametrize("shape", [(10,), (5, 9), (5, 11), (2, 5, 10)])
+def test_wrong_width_names_both(shape: tuple[int, ...]) -> None:
+    scorer = Scorer([random_member("8BARx1-1", 0)])
+    for features in (np.zeros(shape), torch.zeros(shape)):
+        with pytest.raises(DataError, match=r"have shape \(.*\), expected \(rows, 10\)"):
+            scorer.predict(features)
 
 
 def test_nan_names_row_and_column() -> None:
@@ -112,12 +206,45 @@ def test_nan_names_row_and_column() -> None:
     x[1400, 3] = np.nan
     with pytest.raises(DataError, match="row 1400, column 'f3' is nan"):
         scorer.predict(x)
-    with pytest.raises(DataError, match=r"shape \(5, 9\), expected \(rows, 10\)"):
-        scorer.predict(rows(5)[:, :9])
 
 
 @pytest.mark.gpu
-def test_gpu_equals_cpu(ensemble: Ensemble, table: Any, tmp_path: Path) -> None:
+@pytest.mark.parametrize("stacked", [False, True])
+@pytest.mark.parametrize("text", [*KINDS, "mixed"])
+def test_gpu_equals_cpu(text: str, stacked: bool) -> None:
+    members = (
+        mixed_members() if text == "mixed" else [random_member(text, seed) for seed in range(3)]
+    )
+    x = rows(20_000)
+    on_cpu = Scorer(members, precision="fp32").predict(x, hidden=True)
+    scorer = Scorer(members, device="cuda", precision="fp32", stacked=stacked)
+    on_gpu = scorer.predict(x, hidden=True)
+    np.testing.assert_allclose(on_gpu.members, on_cpu.members, atol=1e-3)
+    assert on_gpu.hidden is not None
+    assert on_cpu.hidden is not None
+    np.testing.assert_allclose(on_gpu.hidden, on_cpu.hidden, atol=1e-3)
+
+
+@pytest.mark.gpu
+def test_trained_ensemble_on_gpu_equals_cpu(ensemble: Ensemble, table: Any) -> None:
     on_cpu = ensemble.scorer(device="cpu", precision="fp32").predict(table.features)
     on_gpu = ensemble.scorer(device="cuda", precision="fp32").predict(table.features)
     np.testing.assert_allclose(on_gpu.members, on_cpu.members, atol=1e-3)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_row_does_not_depend_on_its_batch_mates_on_gpu(precision: str) -> None:
+    members = [random_member("64BARx3-32BARx2-1", seed) for seed in range(2)]
+    check_rows_stand_alone(Scorer(members, device="cuda", precision=precision))
+
+
+@pytest.mark.gpu
+def test_tensors_come_from_any_device() -> None:
+    members, x = [random_member("8BARx1-1", s) for s in (0, 1)], torch.from_numpy(rows(20))
+    for device in ("cpu", "cuda"):
+        scorer = Scorer(members, device=device, precision="fp32")
+        np.testing.assert_array_equal(
+            scorer.predict(x.cuda()).members, scorer.predict(x.cpu()).members
+        )
+        assert scorer.predict_members(x.cuda()).device.type == device
