@@ -16,8 +16,11 @@ from torch import Tensor
 
 from .errors import ModelFileError
 
-STORED_PRECISIONS = ("fp32", "bf16", "int8")
+STORED_PRECISIONS = ("fp32", "bf16", "int8", "int6")
 _SCALE = ".scale"
+_SHAPE = ".shape"
+_INT6_TOP = 31
+_INT6_SHARES = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5)  # of a row's largest weight; beyond it is cut
 
 
 def write_atomically(path: Path, data: bytes) -> None:
@@ -120,8 +123,11 @@ def compress(state: Mapping[str, Tensor], precision: str) -> dict[str, Tensor]:
 
     Args:
         state: float32 weights by name; matrices are (outputs, inputs).
-        precision: "fp32", "bf16", or "int8": symmetric, one float32 scale per output row, stored
-            beside the matrix as ``<name>.scale``.
+        precision: "fp32", "bf16", or, symmetric with one float32 scale per output row stored beside
+            the matrix as ``<name>.scale``, "int8" or "int6". Of int6, four numbers go into three
+            bytes, the matrix's shape stands beside it as ``<name>.shape``, a row's scale is the one
+            of several that costs the least squared error, and a single row (the output layer's)
+            stays float32.
 
     Returns:
         Tensors to store.
@@ -137,6 +143,14 @@ def compress(state: Mapping[str, Tensor], precision: str) -> dict[str, Tensor]:
             stored[name] = value
         elif precision == "bf16":
             stored[name] = value.to(torch.bfloat16)
+        elif precision == "int6":
+            if len(value) == 1:
+                stored[name] = value
+                continue
+            scale = _best_scale(value)
+            stored[name] = _pack(_round(value, scale))
+            stored[name + _SCALE] = scale
+            stored[name + _SHAPE] = torch.tensor(value.shape)
         else:
             scale = value.abs().amax(dim=1).clamp_min(1e-30) / 127.0
             stored[name] = torch.round(value / scale[:, None]).to(torch.int8)
@@ -155,13 +169,44 @@ def decompress(stored: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """
     state: dict[str, Tensor] = {}
     for name, value in stored.items():
-        if name.endswith(_SCALE):
+        if name.endswith((_SCALE, _SHAPE)):
             continue
-        if value.dtype == torch.int8:
+        if value.dtype == torch.uint8:
+            rows, columns = stored[name + _SHAPE].tolist()
+            numbers = _unpack(value, rows * columns).reshape(rows, columns)
+            state[name] = numbers.float() * stored[name + _SCALE][:, None]
+        elif value.dtype == torch.int8:
             state[name] = value.float() * stored[name + _SCALE][:, None]
         else:
             state[name] = value.float() if value.is_floating_point() else value
     return state
+
+
+def _round(matrix: Tensor, scale: Tensor) -> Tensor:
+    """Whole numbers from -31 to 31 that times the rows' scales come near a matrix."""
+    return torch.round(matrix / scale[:, None]).clamp_(-_INT6_TOP, _INT6_TOP)
+
+
+def _best_scale(matrix: Tensor) -> Tensor:
+    """The scale of each row, of several, that rounds it with the least squared error."""
+    largest = matrix.abs().amax(dim=1).clamp_min(1e-30) / _INT6_TOP
+    scales = torch.stack([largest * share for share in _INT6_SHARES])
+    errors = [(_round(matrix, s) * s[:, None] - matrix).square().sum(dim=1) for s in scales]
+    return scales.gather(0, torch.stack(errors).argmin(dim=0)[None])[0]
+
+
+def _pack(numbers: Tensor) -> Tensor:
+    """Four 6-bit numbers into three bytes, in the order of the flattened matrix."""
+    flat = (numbers.flatten() + 32).to(torch.uint8)
+    a, b, c, d = torch.nn.functional.pad(flat, (0, -len(flat) % 4)).reshape(-1, 4).T
+    joined = [a << 2 | b >> 4, (b & 15) << 4 | c >> 2, (c & 3) << 6 | d]
+    return torch.stack(joined, dim=1).flatten()
+
+
+def _unpack(packed: Tensor, count: int) -> Tensor:
+    x, y, z = packed.reshape(-1, 3).T
+    parts = [x >> 2, (x & 3) << 4 | y >> 4, (y & 15) << 2 | z >> 6, z & 63]
+    return torch.stack(parts, dim=1).flatten()[:count].to(torch.int16) - 32
 
 
 @contextlib.contextmanager

@@ -35,6 +35,32 @@ def test_int8_is_within_half_a_step_of_each_row(
     assert set(back) == {"w", "b"}
 
 
+@given(st.integers(2, 9), st.integers(1, 9), st.floats(1e-6, 1e6), st.integers(0, 99))
+def test_int6_takes_six_bits_and_errs_less_than_rounding_to_the_largest(
+    rows: int, columns: int, size: float, seed: int
+) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    weight = torch.randn(rows, columns, generator=generator) * size
+    weight[0, 0] *= 20
+    stored = compress({"w": weight, "last": weight[:1], "b": weight[:, 0]}, "int6")
+    assert stored["w"].dtype == torch.uint8
+    assert len(stored["w"]) == 3 * -(-weight.numel() // 4)
+    back = decompress(stored)
+    assert back["w"].shape == weight.shape
+    assert torch.equal(back["last"], weight[:1])
+    assert torch.equal(back["b"], weight[:, 0])
+    assert set(back) == {"w", "last", "b"}
+    step = weight.abs().amax(dim=1, keepdim=True) / 31
+    plain = torch.round(weight / step) * step
+    error, plain_error = ((x - weight).square().sum(dim=1) for x in (back["w"], plain))
+    assert (error <= plain_error * 1.0001 + 1e-12 * size**2).all()
+
+
+def test_int6_keeps_every_number_in_its_place() -> None:
+    numbers = torch.arange(-31, 32).repeat(2, 1).float()
+    assert torch.allclose(decompress(compress({"w": numbers}, "int6"))["w"], numbers)
+
+
 def test_bf16_and_fp32() -> None:
     weight = torch.randn(4, 5)
     assert torch.equal(decompress(compress({"w": weight}, "fp32"))["w"], weight)
