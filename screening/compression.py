@@ -14,6 +14,7 @@ from screening.model_library import (
     ENSEMBLE_NAME,
     FOREST_NAME,
     FORMULAS_NAME,
+    UNCERTAINTY_NAME,
     ScreeningModel,
     load_model,
     model_files,
@@ -45,7 +46,9 @@ def bundle_model(
     that save the least squared error on its training rows, and its leaves become 16-bit floats.
     Every error in the card is then that of the small model on held-out rows. A model that was
     trained on everything has none: it takes the errors of a twin, a small model of the same
-    recipe that was made in the same way from a training with held-out rows.
+    recipe that was made in the same way from a training with held-out rows, and, unless it was
+    calibrated itself, the twin's intervals and distances too. What the card says of intervals on
+    held-out rows is what they did before the weights were rounded.
 
     Args:
         source: The model.
@@ -91,8 +94,17 @@ def bundle_model(
             )
             small_forest.save(destination / FOREST_NAME, precision=LEAVES, prunable=False)
         shutil.copyfile(source / FORMULAS_NAME, destination / FORMULAS_NAME)
+        calibrated = _calibrated(source, twin)
+        if calibrated is not None:
+            shutil.copyfile(calibrated / UNCERTAINTY_NAME, destination / UNCERTAINTY_NAME)
+    calibration = None if calibrated is None else read_card(calibrated).calibration
     card = large.card.model_copy(
-        update={"name": destination.resolve().name, "held_out": (), "evaluation": None}
+        update={
+            "name": destination.resolve().name,
+            "held_out": (),
+            "evaluation": None,
+            "calibration": calibration,
+        }
     )
     write_card(card, destination)
     small = load_model(destination)
@@ -104,7 +116,10 @@ def bundle_model(
         card = card.model_copy(
             update={
                 "held_out": measured.held_out,
+                "held_out_reliability": measured.held_out_reliability,
                 "evaluation": measured.evaluation,
+                "cross_validation": card.cross_validation or measured.cross_validation,
+                "limits": card.limits if large.card.calibration else measured.limits,
                 "compression": Compression(**_describe(large, small), **errors),
                 "measured_on_twin": (
                     f"a small model of the same recipe, trained on {measured.data.rows:,} "
@@ -115,6 +130,14 @@ def bundle_model(
         )
     write_card(card, destination)
     return card
+
+
+def _calibrated(source: Path, twin: Path | None) -> Path | None:
+    """Return the model whose intervals the small model gets: its source's, else its twin's."""
+    for folder in (source, twin):
+        if folder is not None and read_card(folder).calibration is not None:
+            return folder
+    return None
 
 
 _ERRORS = (

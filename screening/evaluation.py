@@ -18,14 +18,21 @@ from screening.crystal import Crystal
 from screening.dataset import DEFAULT_TARGET, read_energies, require_columns
 from screening.errors import InputDataError
 from screening.features.schema import FEATURES
-from screening.model_card import PROTOTYPE_KINDS, DataFileEntry, Evaluation, Score, hash_file
+from screening.model_card import (
+    PROTOTYPE_KINDS,
+    DataFileEntry,
+    Evaluation,
+    Reliability,
+    Score,
+    hash_file,
+)
 from screening.model_library import ScreeningModel
+from screening.reliability import Predictor, find_intervals, measure_reliability
 from screening.structures import read_structure_table
 
 if TYPE_CHECKING:
     from irnet import Ensemble, Forest
 
-Predictor = Literal["irnet", "irnet_member", "random_forest"]
 Geometry = Literal["relaxed", "ideal"]
 
 ALL_ROWS = "all"
@@ -36,6 +43,9 @@ NEIGHBOURS_OF_B = 6
 
 SAME_POSITION = 0.1
 """Å: two positions nearer than this are one when symmetry is looked for."""
+
+OPTIONAL = 10
+"""Column of the table of an evaluation from which on those with nothing to say are left out."""
 
 PAPER_TABLE_5: dict[str, tuple[float, float]] = {
     "B2": (0.5114, 0.4780),
@@ -126,8 +136,8 @@ def evaluate_model(
         featurize: Features of crystals, shape (n, 271); the fast engine in this process if None.
 
     Returns:
-        Scores of every predictor, per kind and energy scheme; without kinds, of all rows
-        together, on relaxed geometry alone.
+        Scores of every predictor and, for a calibrated model, reliability of its intervals, per
+        kind and energy scheme; without kinds, of all rows together, on relaxed geometry alone.
 
     Raises:
         InputDataError: A structure cannot be featurized or does not match its prototype.
@@ -139,9 +149,23 @@ def evaluate_model(
         features_of["ideal"] = featurize_ideal(data.crystals, data.kinds)
     seen = model.training_formulas.contains([crystal.formula for crystal in data.crystals])
     scores: list[Score] = []
+    reliabilities: list[Reliability] = []
     for geometry, features in features_of.items():
         predictions = predict_all(model.ensemble, model.forest, features, device)
+        intervals = None
+        if model.uncertainty is not None:
+            intervals = find_intervals(model.uncertainty, features, predictions)
         for group, scheme, rows in _groups(data):
+            if intervals is not None:
+                reliabilities.append(
+                    measure_reliability(
+                        intervals.select(rows),
+                        data.target[rows],
+                        group=group,
+                        scheme=scheme,
+                        geometry=geometry,
+                    )
+                )
             scores += score_predictions(
                 {name: values[..., rows] for name, values in predictions.items()},
                 data.target[rows],
@@ -149,7 +173,12 @@ def evaluate_model(
                 scheme=scheme,
                 geometry=geometry,
             )
-    return Evaluation(data=data.file, scores=tuple(scores), formulas_seen=int(seen.sum()))
+    return Evaluation(
+        data=data.file,
+        scores=tuple(scores),
+        formulas_seen=int(seen.sum()),
+        reliabilities=tuple(reliabilities),
+    )
 
 
 def predict_all(
@@ -221,6 +250,7 @@ def score_predictions(
                 mae=float(errors.mean()),
                 mae_low=_finite(interval.low),
                 mae_high=_finite(interval.high),
+                p90=float(np.mean([metrics.error_quantile(row, target, 0.9) for row in rows])),
                 bias=float((rows - target).mean()),
                 spearman=_finite(rank),
             )
@@ -304,12 +334,14 @@ def tabulate(
 
     Returns:
         A header and one row per kind and scheme; no row where nothing was measured, and no
-        columns of the paper where it has no number for any row.
+        column from the 90th percentiles on that has nothing to say in any row.
     """
     header = [
         *("kind", "scheme", "n", "RF MAE", "IRNet MAE", "95 % interval", "RF bias", "IRNet bias"),
-        *("RF rank corr.", "IRNet rank corr.", "paper RF", "paper IRNet"),
+        *("RF rank corr.", "IRNet rank corr."),
+        *("RF p90", "IRNet p90", "in 90 % interval", "paper RF", "paper IRNet"),
     ]
+    held = {(r.group, r.scheme): r for r in evaluation.reliabilities if r.geometry == geometry}
     scores = [score for score in evaluation.scores if score.geometry == geometry]
     by_key = {(score.predictor, score.group, score.scheme): score for score in scores}
     rows = [header]
@@ -318,6 +350,7 @@ def tabulate(
             continue
         forest = by_key.get(("random_forest", group, corrections))
         paper = PAPER_TABLE_5.get(group) if corrections == "all" else None
+        reliability = held.get((group, corrections))
         rows.append(
             [
                 group,
@@ -330,11 +363,48 @@ def tabulate(
                 f"{net.bias:+.3f}",
                 _show(forest.spearman) if forest else "",
                 _show(net.spearman),
+                f"{forest.p90:.3f}" if forest and forest.p90 is not None else "",
+                "" if net.p90 is None else f"{net.p90:.3f}",
+                "" if reliability is None else f"{reliability.coverage:.0%}",
                 f"{paper[0]:.4f}" if paper else "",
                 f"{paper[1]:.4f}" if paper else "",
             ]
         )
-    return rows if any(row[-1] for row in rows[1:]) else [row[:-2] for row in rows]
+    told = [i < OPTIONAL or any(row[i] for row in rows[1:]) for i in range(len(header))]
+    return [[cell for cell, wanted in zip(row, told, strict=True) if wanted] for row in rows]
+
+
+def tabulate_reliability(reliabilities: Sequence[Reliability]) -> list[list[str]]:
+    """How well intervals do, as a table.
+
+    Args:
+        reliabilities: What was measured.
+
+    Returns:
+        A header and one row each; no row where nothing was measured.
+    """
+    rows = [
+        [
+            *("group", "geometry", "scheme", "n", "in 90 %", "95 % interval", "mean width"),
+            *("miscal. area", "sorting", "spread's"),
+        ]
+    ]
+    rows += [
+        [
+            each.group,
+            each.geometry,
+            each.scheme,
+            f"{each.n:,}",
+            f"{each.coverage:.1%}",
+            f"{each.coverage_low:.0%}–{each.coverage_high:.0%}",
+            f"{each.sharpness:.3f}",
+            f"{each.miscalibration_area:.3f}",
+            _show(each.sorting),
+            _show(each.spread_sorting),
+        ]
+        for each in reliabilities
+    ]
+    return rows
 
 
 def _finite(value: float) -> float | None:

@@ -122,7 +122,7 @@ class Reliability(_Closed):
         expected: Nominal coverages of central intervals, ascending, between 0 and 1.
         observed: Share of the compounds within the interval of each.
         coverage: Share of the compounds within the stored (90 %) interval.
-        coverage_low: Lower end of the exact 95 % binomial interval of that share.
+        coverage_low: Lower end of the 95 % binomial interval of that share.
         coverage_high: Upper end.
         sharpness: Mean width of the 90 % interval, eV/atom.
         miscalibration_area: Area between the curve of `observed` over `expected` and the diagonal;

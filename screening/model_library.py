@@ -22,9 +22,8 @@ from screening.features.schema import FEATURES
 from screening.model_card import CARD_NAME, Card, hash_file, read_card
 
 if TYPE_CHECKING:
-    from irnet.uncertainty import Uncertainty
-
     from irnet import Ensemble, Forest
+    from irnet.uncertainty import Uncertainty
 
 ENSEMBLE_NAME = "ensemble"
 FOREST_NAME = "forest.safetensors"

@@ -1,0 +1,122 @@
+"""Command that gives a model intervals: calibrate."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from screening.command_parts import (
+    DeviceOption,
+    ModelArgument,
+    SchedulerOption,
+    WorkersOption,
+    check_device,
+    interruptible,
+    run_in_parallel,
+    say,
+    show_progress,
+)
+from screening.commands_models import print_reliability
+from screening.commands_structures import EngineOption, check_engine
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to the program.
+
+    Args:
+        app: The program.
+    """
+    app.command()(calibrate)
+
+
+def calibrate(
+    model: ModelArgument,
+    data: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="DATA...",
+            show_default=False,
+            help="Parquet files of structures, or of features with id, formula and energy; best of "
+            "compounds like those to be screened. Rows whose formula the model was trained on are "
+            "left out.",
+        ),
+    ],
+    target: Annotated[str, typer.Option(help="Energy column, eV/atom.")] = (
+        "formation_energy_per_atom"
+    ),
+    features: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Feature table of these structures, from featurize."),
+    ] = None,
+    exclude_formulas: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Formulas to leave out: Parquet or CSV with a formula column, or text.",
+        ),
+    ] = None,
+    drop_missing_energies: Annotated[
+        bool, typer.Option(help="Count and drop rows without energy instead of refusing them.")
+    ] = False,
+    keep_doubtful: Annotated[
+        bool,
+        typer.Option(help="Keep rows whose dE_matbench says that their energy is doubtful."),
+    ] = False,
+    seed: Annotated[int, typer.Option(help="Seed of the splits.")] = 0,
+    engine: EngineOption = "fast",
+    device: DeviceOption = "auto",
+    workers: WorkersOption = None,
+    scheduler: SchedulerOption = None,
+    overwrite: Annotated[bool, typer.Option(help="Replace an earlier calibration.")] = False,
+) -> None:
+    """Give a model calibrated 90 % intervals and distances to its training data.
+
+    They go into the model's folder, and how well they do into its card.
+    """
+    from screening.calibration import CalibrationRequest, calibrate_model
+    from screening.dataset import CROSS_CHECK_TOLERANCE, Protocol, read_formulas
+    from screening.model_library import load_model
+
+    request = CalibrationRequest(
+        data=tuple(data),
+        protocol=Protocol(
+            target=target,
+            excluded_formulas=read_formulas(exclude_formulas) if exclude_formulas else frozenset(),
+            drop_missing_energies=drop_missing_energies,
+            cross_check_tolerance=None if keep_doubtful else CROSS_CHECK_TOLERANCE,
+        ),
+        features=features,
+        engine=check_engine(engine),
+        device=check_device(device),
+        seed=seed,
+    )
+    loaded = load_model(model)
+    with (
+        interruptible("the model is as it was"),
+        tempfile.TemporaryDirectory(prefix="screening-") as work,
+        show_progress("sites") as [progress],
+    ):
+        card = calibrate_model(
+            loaded,
+            request,
+            Path(work),
+            run=run_in_parallel(workers, scheduler),
+            progress=progress,
+            say=say,
+            overwrite=overwrite,
+        )
+    calibration = card.calibration
+    assert calibration is not None
+    print_reliability(
+        (*calibration.reliabilities, *card.held_out_reliability), "intervals, widths in eV/atom"
+    )
+    say(
+        f"{loaded.path}: {calibration.level:.0%} intervals, fitted on {calibration.rows:,} "
+        f"compounds of {calibration.groups:,} chemical systems; each row above was judged by "
+        "intervals that were fitted without its chemical system"
+    )
+    if loaded.card.evaluation is not None:
+        say("measure them on the evaluation set with: screening evaluate MODEL DATA --update-card")
