@@ -36,6 +36,7 @@ FILE_NAME = "uncertainty.safetensors"
 """How the file is called inside a model's folder."""
 
 _KIND = "an irnet uncertainty"
+_REFERENCE_KIND = "an irnet training reference"
 _FORMAT = 1
 _CLIP = 6.0
 _BLOCK_ROWS = 4096
@@ -141,6 +142,64 @@ class TrainingReference:
         positive = distances[distances > 0]
         unit = float(np.median(positive)) if len(positive) else 1.0
         return cls(bare.mean, bare.inverse_std, bare.projection, points, unit)
+
+    def save(self, path: Path | str) -> None:
+        """Write the reference alone into one safetensors file, atomically.
+
+        Args:
+            path: The file; its folder must exist.
+
+        Raises:
+            ModelFileError: If it cannot be written.
+        """
+        header = {"kind": _REFERENCE_KIND, "format": _FORMAT, "unit": self.unit}
+        _write(Path(path), self._arrays(), header)
+
+    @classmethod
+    def load(cls, path: Path | str) -> TrainingReference:
+        """Read what `save` wrote.
+
+        Args:
+            path: The file.
+
+        Returns:
+            The same reference.
+
+        Raises:
+            ModelFileError: If the file is missing, truncated, damaged, of a newer format or of
+                another kind.
+        """
+        path = Path(path)
+        arrays, header = _read(path, _REFERENCE_KIND)
+        try:
+            return cls._of(arrays, header)
+        except (KeyError, TypeError, ValueError) as error:
+            raise ModelFileError(f"{path}: arrays or header do not fit ({error})") from error
+
+    def _arrays(self) -> dict[str, NDArray[Any]]:
+        return {
+            "mean": self.mean,
+            "inverse_std": self.inverse_std,
+            "projection": self.projection,
+            "points": self.points.astype(np.float16),
+        }
+
+    @classmethod
+    def _of(
+        cls, arrays: Mapping[str, NDArray[Any]], header: Mapping[str, Any]
+    ) -> TrainingReference:
+        points = arrays["points"].astype(np.float32)
+        features, components = arrays["projection"].shape
+        expected = {
+            "mean": (features,),
+            "inverse_std": (features,),
+            "points": (max(len(points), 1), components),
+        }
+        _check_arrays(arrays, expected)
+        unit = float(header["unit"])
+        if not 0 < unit < np.inf:
+            raise ValueError(f"unit is {unit}")
+        return cls(arrays["mean"], arrays["inverse_std"], arrays["projection"], points, unit)
 
     def coordinates(self, features: Tensor | NDArray[np.floating]) -> NDArray[np.float32]:
         """Principal components of rows.
@@ -507,11 +566,8 @@ class Uncertainty:
         Raises:
             ModelFileError: If it cannot be written.
         """
-        arrays: dict[str, NDArray[Any]] = {
-            "mean": self.reference.mean,
-            "inverse_std": self.reference.inverse_std,
-            "projection": self.reference.projection,
-            "points": self.reference.points.astype(np.float16),
+        arrays = {
+            **self.reference._arrays(),
             "column": self._trees.column,
             "threshold": self._trees.threshold,
             "value": self._trees.value,
@@ -531,8 +587,7 @@ class Uncertainty:
             "start": self._trees.start,
             "record": dict(self.record),
         }
-        tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
-        write_tensors(Path(path), tensors, header)
+        _write(Path(path), arrays, header)
 
     @classmethod
     def load(cls, path: Path | str) -> Uncertainty:
@@ -549,23 +604,12 @@ class Uncertainty:
                 another kind.
         """
         path = Path(path)
-        tensors, header = read_tensors(path, _KIND)
-        if header.get("format") != _FORMAT:
-            raise ModelFileError(
-                f"{path}: written in format {header.get('format')}, this version reads {_FORMAT}"
-            )
+        arrays, header = _read(path, _KIND)
         try:
-            arrays = {name: tensor.numpy() for name, tensor in tensors.items()}
             counts = arrays["score_counts"]
             uncertainty = cls(
                 level=float(header["level"]),
-                reference=TrainingReference(
-                    mean=arrays["mean"],
-                    inverse_std=arrays["inverse_std"],
-                    projection=arrays["projection"],
-                    points=arrays["points"].astype(np.float32),
-                    unit=float(header["unit"]),
-                ),
+                reference=TrainingReference._of(arrays, header),
                 uses_spread=bool(header["uses_spread"]),
                 uses_forest=bool(header["uses_forest"]),
                 uses_features=bool(header["uses_features"]),
@@ -586,31 +630,22 @@ class Uncertainty:
         return uncertainty
 
     def _check(self, arrays: Mapping[str, NDArray[Any]]) -> None:
-        for name, array in arrays.items():
-            bad = np.isnan(array) if name == "threshold" else ~np.isfinite(array)
-            if bad.any():
-                raise ValueError(f"{name} holds values that are not finite")
-        features, components = self.reference.projection.shape
+        components = self.reference.projection.shape[1]
         trees = len(self._trees.value)
         expected = {
-            "mean": (features,),
-            "inverse_std": (features,),
-            "points": (len(self.reference.points), components),
             "column": (trees, 2**_DEPTH - 1),
             "threshold": (trees, 2**_DEPTH - 1),
             "value": (trees, 2**_DEPTH),
             "edges": (len(self.scores) - 1,),
         }
-        for name, shape in expected.items():
-            if arrays[name].shape != shape:
-                raise ValueError(f"{name} has shape {arrays[name].shape}, expected {shape}")
+        _check_arrays(arrays, expected)
         signs = 2 + self.uses_spread + 2 * self.uses_forest
         signs += min(components, _TREE_COMPONENTS) if self.uses_features else 0
         column = self._trees.column
         if column.size and not 0 <= column.min() <= column.max() < signs:
             raise ValueError("a tree reads a sign that does not exist")
-        if not (self.factor > 0 and self.reference.unit > 0 and 0 < self.level < 1):
-            raise ValueError("factor, unit or level is out of range")
+        if not (0 < self.factor < np.inf and 0 < self.level < 1):
+            raise ValueError("factor or level is out of range")
         if (np.diff(self.edges) <= 0).any() or any((np.diff(s) < 0).any() for s in self.scores):
             raise ValueError("edges or scores are not ascending")
         self._quantiles(self.level)
@@ -642,6 +677,32 @@ def conformal_quantiles(scores: ArrayLike, level: float) -> tuple[float, float]:
         least = int(np.ceil((1 + level) / (1 - level)))
         raise DataError(f"level {level} needs {least} calibration rows or more, there are {n}")
     return float(ordered[n - rank]), float(ordered[rank - 1])
+
+
+def _write(path: Path, arrays: Mapping[str, NDArray[Any]], header: Mapping[str, Any]) -> None:
+    write_tensors(path, {name: torch.from_numpy(a) for name, a in arrays.items()}, header)
+
+
+def _read(path: Path, kind: str) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
+    tensors, header = read_tensors(path, kind)
+    if header.get("format") != _FORMAT:
+        raise ModelFileError(
+            f"{path}: written in format {header.get('format')}, this version reads {_FORMAT}"
+        )
+    return {name: tensor.numpy() for name, tensor in tensors.items()}, header
+
+
+def _check_arrays(
+    arrays: Mapping[str, NDArray[Any]], shapes: Mapping[str, tuple[int, ...]]
+) -> None:
+    for name, array in arrays.items():
+        # a threshold is infinite where a complete tree repeats a leaf
+        bad = np.isnan(array) if name == "threshold" else ~np.isfinite(array)
+        if bad.any():
+            raise ValueError(f"{name} holds values that are not finite")
+    for name, shape in shapes.items():
+        if arrays[name].shape != shape:
+            raise ValueError(f"{name} has shape {arrays[name].shape}, expected {shape}")
 
 
 def _signs(

@@ -3,9 +3,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from scipy.stats import binomtest, norm, spearmanr
 from scipy.stats import bootstrap as scipy_bootstrap
-from scipy.stats import spearmanr
 from sklearn.metrics import mean_absolute_error, root_mean_squared_error
+from uncertainty_toolbox import metrics_calibration
 
 from irnet import DataError, metrics
 
@@ -70,3 +71,79 @@ def test_one_row_has_no_interval() -> None:
 def test_bad_input(predicted: list[float], true: list[float], message: str) -> None:
     with pytest.raises(DataError, match=message):
         metrics.mae(predicted, true)
+
+
+@given(st.integers(1, 2000), st.floats(0, 1), st.sampled_from([0.5, 0.9, 0.95, 0.99]))
+def test_proportion_against_scipy(trials: int, share: float, level: float) -> None:
+    successes = round(share * trials)
+    found = metrics.proportion(successes, trials, level=level)
+    expected = binomtest(successes, trials).proportion_ci(level, method="wilson")
+    assert found.value == successes / trials
+    assert found.low == pytest.approx(expected.low, abs=1e-9)
+    assert found.high == pytest.approx(expected.high, abs=1e-9)
+    assert 0 <= found.low <= found.value <= found.high <= 1
+
+
+@pytest.mark.parametrize(("successes", "trials"), [(0, 0), (3, 2), (-1, 5)])
+def test_impossible_proportions(successes: int, trials: int) -> None:
+    with pytest.raises(DataError, match="no share"):
+        metrics.proportion(successes, trials)
+
+
+def test_coverage_counts_both_ends_and_takes_a_level() -> None:
+    found = metrics.coverage([0, 0, 0, 0], [1, 1, 1, 1], [0, 1, 0.5, 1.01])
+    assert found.value == 0.75
+    assert found == metrics.proportion(3, 4)
+    wide = metrics.coverage([0, 0, 0, 0], [1, 1, 1, 1], [0, 1, 0.5, 1.01], level=0.99)
+    assert wide == metrics.proportion(3, 4, level=0.99)
+
+
+def test_intervals_upside_down_or_without_rows() -> None:
+    with pytest.raises(DataError, match=r"row 1 ends at 0\.0, below its start 2\.0"):
+        metrics.coverage([0, 2], [1, 0], [0, 0])
+    with pytest.raises(DataError, match="row 0 ends"):
+        metrics.sharpness([1.0], [0.0])
+    with pytest.raises(DataError, match="no rows"):
+        metrics.sharpness([], [])
+    with pytest.raises(DataError, match="true row 0 is nan"):
+        metrics.coverage([0.0], [1.0], [np.nan])
+
+
+def test_sharpness_is_the_mean_width() -> None:
+    assert metrics.sharpness([0, -1], [1, 2]) == 2.0
+
+
+@pytest.mark.parametrize("factor", [0.3, 0.8, 1.0, 1.7])
+@pytest.mark.parametrize("shift", [0.0, 0.7])
+def test_reliability_against_uncertainty_toolbox(factor: float, shift: float) -> None:
+    generator = np.random.default_rng(0)
+    true, std = generator.normal(size=500), np.full(500, factor)
+    predicted = np.full(500, shift)
+
+    def interval(level: float) -> tuple[np.ndarray, np.ndarray]:
+        half = std * norm.ppf((1 + level) / 2)
+        return predicted - half, predicted + half
+
+    curve = metrics.reliability(interval, true)
+    assert curve.rows == 500
+    assert curve.nominal == metrics.NOMINAL_LEVELS == tuple(np.arange(5, 100, 5) / 100)
+    for level, observed in zip(curve.nominal, curve.observed, strict=True):
+        expected = metrics_calibration.get_proportion_in_interval(predicted, std, true, level)
+        assert observed == pytest.approx(expected, abs=1e-12)
+    area = metrics_calibration.miscalibration_area_from_proportions(
+        np.array([0.0, *curve.nominal, 1.0]), np.array([0.0, *curve.observed, 1.0])
+    )
+    assert curve.miscalibration_area == pytest.approx(area, abs=1e-9)
+
+
+@given(st.lists(st.floats(0, 1), min_size=19, max_size=19).map(sorted))
+def test_miscalibration_area_against_a_fine_grid(observed: list[float]) -> None:
+    curve = metrics.Reliability(metrics.NOMINAL_LEVELS, tuple(observed), 100)
+    x = np.linspace(0, 1, 20001)
+    y = np.interp(x, [0, *curve.nominal, 1], [0, *observed, 1])
+    assert curve.miscalibration_area == pytest.approx(np.trapezoid(np.abs(y - x), x), abs=1e-4)
+
+
+def test_reliability_takes_levels() -> None:
+    curve = metrics.reliability(lambda level: ([0.0], [level]), [0.4], levels=(0.3, 0.5))
+    assert curve.observed == (0.0, 1.0)
