@@ -16,6 +16,7 @@ from typer.core import TyperGroup
 
 import screening
 from screening import (
+    commands_calibration,
     commands_campaign,
     commands_models,
     commands_structures,
@@ -75,7 +76,8 @@ def describe(
 commands_campaign.register(app)
 commands_structures.register(app)
 commands_training.register(app)
-commands_models.register(app)
+commands_calibration.register(app)
+commands_training.register_page(commands_models.register(app))
 
 
 def main() -> None:

@@ -20,17 +20,20 @@ from screening.command_parts import (
 from screening.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from screening.model_card import Card, Score
+    from screening.model_card import Card, Reliability, Score
 
 SHORT_HASH = 12
 """Hexadecimal digits of a file's hash on the terminal; the card has all 64."""
 
 
-def register(app: typer.Typer) -> None:
+def register(app: typer.Typer) -> typer.Typer:
     """Add the commands to the program.
 
     Args:
         app: The program.
+
+    Returns:
+        The group `models`, for further commands about a model.
     """
     app.command()(evaluate)
     models = typer.Typer(
@@ -40,6 +43,7 @@ def register(app: typer.Typer) -> None:
     models.command("show")(show_model)
     models.command("bundle")(bundle)
     app.add_typer(models, name="models")
+    return models
 
 
 def evaluate(
@@ -98,6 +102,7 @@ def evaluate(
         if len(rows) > 1:
             as_given = compounds.kinds is None
             print_table(f"{'as given' if as_given else f'{geometry} geometry'}, eV/atom", rows)
+    print_reliability(evaluation.reliabilities, "intervals, widths in eV/atom")
     if out is not None:
         with written_atomically(out) as temporary:
             temporary.write_text(evaluation.model_dump_json(indent=1) + "\n")
@@ -148,6 +153,16 @@ def show_model(
         scheme = None if schemes else "all"
         print_table("ideal geometry, eV/atom", tabulate(card.evaluation, "ideal", scheme))
         print_table("relaxed geometry, eV/atom", tabulate(card.evaluation, "relaxed", scheme))
+    if card.calibration is not None:
+        reliabilities = (
+            *card.calibration.reliabilities,
+            *card.held_out_reliability,
+            *(card.evaluation.reliabilities if card.evaluation else ()),
+        )
+        print_reliability(
+            [each for each in reliabilities if schemes or each.scheme == "all"],
+            "intervals, widths in eV/atom",
+        )
     for limit in card.limits:
         typer.echo(f"- {limit}")
 
@@ -197,28 +212,44 @@ def bundle(
     )
 
 
-def print_scores(scores: Sequence[Score], title: str) -> None:
+def print_scores(scores: Sequence[Score], title: str, unit: str = "eV/atom") -> None:
     """Print the errors of each predictor as a table; nothing where there are none.
 
     Args:
         scores: What was measured.
         title: On what.
+        unit: Unit of the errors.
     """
     if not scores:
         return
-    rows = [["predictor", "n", "MAE", "95 % interval", "bias", "rank corr."]]
+    rows = [["predictor", "n", "MAE", "95 % interval", "p90", "bias", "rank corr."]]
     rows += [
         [
             score.predictor,
             f"{score.n:,}",
             f"{score.mae:.4f}",
             score.interval,
+            "" if score.p90 is None else f"{score.p90:.4f}",
             f"{score.bias:+.4f}",
             "" if score.spearman is None else f"{score.spearman:.3f}",
         ]
         for score in scores
     ]
-    print_table(f"{title}, eV/atom", rows)
+    print_table(f"{title}, {unit}", rows)
+
+
+def print_reliability(reliabilities: Sequence[Reliability], title: str) -> None:
+    """Print how well the intervals of a model do as a table; nothing where there are none.
+
+    Args:
+        reliabilities: What was measured.
+        title: On what.
+    """
+    from screening.evaluation import tabulate_reliability
+
+    rows = tabulate_reliability(reliabilities)
+    if len(rows) > 1:
+        print_table(title, rows)
 
 
 def _print_making(card: Card) -> None:
@@ -262,6 +293,11 @@ def _print_card(card: Card, size: str) -> None:
     )
     if score is not None:
         typer.echo(f"  held-out MAE {score.mae:.4f} eV/atom (n = {score.n:,})")
+    if card.calibration is not None:
+        typer.echo(
+            f"  {card.calibration.level:.0%} intervals, fitted on {card.calibration.rows:,} "
+            f"compounds of {card.calibration.groups:,} chemical systems"
+        )
     if card.measured_on_twin:
         typer.echo(f"  errors are those of {card.measured_on_twin}")
     for source in card.data.sources:

@@ -1,7 +1,9 @@
-"""The command that trains models."""
+"""Commands about the making of models: train, and the page of a model's card."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -9,27 +11,53 @@ import typer
 
 from screening.command_parts import (
     DeviceOption,
-    SchedulerOption,
+    ModelArgument,
     check_device,
+    check_output,
     interruptible,
     run_in_parallel,
     say,
     show_progress,
 )
-from screening.commands_campaign import complete_from
+from screening.commands_campaign import complete_from, complete_model
 from screening.commands_models import print_scores
 from screening.commands_structures import EngineOption, check_engine
 from screening.errors import ConfigurationError
 
 if TYPE_CHECKING:
+    from irnet import Recipe
+    from irnet.ensemble import Member
+    from irnet.training import MemberTask
     from screening.model_card import Source
+    from screening.training import MemberMap
 
 RECIPES = ("default", "paper")
+SCHEDULES = ("one-cycle", "constant", "cosine", "step")
+AVERAGINGS = ("none", "ema")
+PRECISIONS = ("auto", "bf16", "fp32")
+
+ALL_HIDDEN = "all"
+"""Value of --freeze for every layer but the output."""
 
 
 def complete_recipe(incomplete: str) -> list[str]:
     """Complete a training recipe."""
     return complete_from(RECIPES, incomplete)
+
+
+def complete_schedule(incomplete: str) -> list[str]:
+    """Complete a schedule of the learning rate."""
+    return complete_from(SCHEDULES, incomplete)
+
+
+def complete_averaging(incomplete: str) -> list[str]:
+    """Complete a way to average weights."""
+    return complete_from(AVERAGINGS, incomplete)
+
+
+def complete_precision(incomplete: str) -> list[str]:
+    """Complete a precision of the matrix products."""
+    return complete_from(PRECISIONS, incomplete)
 
 
 def register(app: typer.Typer) -> None:
@@ -39,6 +67,15 @@ def register(app: typer.Typer) -> None:
         app: The program.
     """
     app.command()(train)
+
+
+def register_page(models: typer.Typer) -> None:
+    """Add the page of a card to the commands about models.
+
+    Args:
+        models: The group.
+    """
+    models.command("page")(write_page)
 
 
 def train(
@@ -51,9 +88,20 @@ def train(
         ),
     ],
     out: Annotated[Path, typer.Option(help="Model folder to write.")],
-    target: Annotated[str, typer.Option(help="Energy column, eV/atom.")] = (
-        "formation_energy_per_atom"
-    ),
+    target: Annotated[
+        str, typer.Option(metavar="COLUMN", help="Column of numbers to learn.")
+    ] = "formation_energy_per_atom",
+    unit: Annotated[
+        str,
+        typer.Option(
+            help="Unit of the target. A model of another unit than eV/atom is none of formation "
+            "enthalpies, and its rows are not checked against dE_matbench."
+        ),
+    ] = "eV/atom",
+    weights: Annotated[
+        str | None,
+        typer.Option(metavar="COLUMN", help="Column of sample weights for the networks."),
+    ] = None,
     recipe: Annotated[
         str,
         typer.Option(help="Training recipe: default or paper.", autocompletion=complete_recipe),
@@ -68,6 +116,83 @@ def train(
     ] = None,
     epochs: Annotated[
         int | None, typer.Option(min=1, help="Epochs.", show_default="the recipe's")
+    ] = None,
+    init_from: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MODEL",
+            help="Bundled model or model folder whose networks the new ones begin as.",
+            autocompletion=complete_model,
+        ),
+    ] = None,
+    freeze: Annotated[
+        str | None,
+        typer.Option(
+            metavar="N|all",
+            help="Layers, counted from the input, that keep the weights of --init-from; all: every "
+            "one but the output.",
+        ),
+    ] = None,
+    schedule: Annotated[
+        str | None,
+        typer.Option(
+            help="How the learning rate moves: one-cycle, constant, cosine or step.",
+            show_default="the recipe's",
+            autocompletion=complete_schedule,
+        ),
+    ] = None,
+    learning_rate: Annotated[
+        float | None, typer.Option(help="Highest learning rate.", show_default="the recipe's")
+    ] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(min=2, help="Rows per step.", show_default="the recipe's")
+    ] = None,
+    patience: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Epochs without a better validation error after which a network stops.",
+            show_default="the recipe's",
+        ),
+    ] = None,
+    weight_averaging: Annotated[
+        str | None,
+        typer.Option(
+            help="Average of the weights that is kept: none or ema.",
+            show_default="the recipe's",
+            autocompletion=complete_averaging,
+        ),
+    ] = None,
+    dropout: Annotated[
+        float | None,
+        typer.Option(
+            help="Share of the outputs dropped wherever the architecture has a D.",
+            show_default="the recipe's",
+        ),
+    ] = None,
+    input_noise: Annotated[
+        float | None,
+        typer.Option(
+            help="Deviation of the noise added to the scaled features.",
+            show_default="the recipe's",
+        ),
+    ] = None,
+    precision: Annotated[
+        str | None,
+        typer.Option(
+            help="Matrix products in training: auto, bf16 or fp32.",
+            show_default="the recipe's",
+            autocompletion=complete_precision,
+        ),
+    ] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="FIELD=VALUE",
+            help="Any other field of the recipe, such as weight_decay=0.1 or clip_sigma=none; "
+            "repeatable.",
+        ),
     ] = None,
     members: Annotated[int, typer.Option(min=1, help="Networks of the ensemble.")] = 4,
     seed: Annotated[int, typer.Option(help="Seed of splits, networks and forest.")] = 0,
@@ -125,7 +250,14 @@ def train(
             show_default="one per core",
         ),
     ] = None,
-    scheduler: SchedulerOption = None,
+    scheduler: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ADDRESS",
+            help="A running Dask scheduler, instead of local workers: each of its workers trains "
+            "one network at a time. All must see OUT under the same path.",
+        ),
+    ] = None,
     overwrite: Annotated[
         bool,
         typer.Option(
@@ -140,18 +272,44 @@ def train(
     from irnet.recipe import find_recipe
     from screening.dataset import CROSS_CHECK_TOLERANCE, Protocol, read_formulas
     from screening.settings import count_cores
-    from screening.training import Reporter, TrainingRequest, train_model
-
-    changes: dict[str, Any] = {"architecture": architecture, "epochs": epochs}
-    chosen = find_recipe(recipe).with_changes(
-        **{key: value for key, value in changes.items() if value is not None}
+    from screening.training import (
+        ENTHALPY_UNIT,
+        Reporter,
+        TrainingRequest,
+        read_architecture,
+        train_model,
     )
+
+    given: dict[str, Any] = {
+        "architecture": architecture,
+        "epochs": epochs,
+        "frozen_layers": None if freeze is None else _frozen_layers(freeze),
+        "schedule": schedule,
+        "learning_rate": learning_rate,
+        "batch_size": batch_size,
+        "patience": patience,
+        "weight_averaging": weight_averaging,
+        "dropout": dropout,
+        "input_noise": input_noise,
+        "precision": precision,
+    }
+    given = {key: value for key, value in given.items() if value is not None}
+    if init_from is not None and not any(
+        key.startswith("architecture") for key in (*given, *(settings or ()))
+    ):
+        given["architecture"] = read_architecture(init_from)
+    chosen = change_recipe(find_recipe(recipe), given, settings or ())
+    if init_from is None and chosen.frozen_layers:
+        raise ConfigurationError("--freeze keeps layers of another model: name it with --init-from")
     protocol = Protocol(
         target=target,
         excluded_formulas=read_formulas(exclude_formulas) if exclude_formulas else frozenset(),
         max_sites=max_sites,
         drop_missing_energies=drop_missing_energies,
-        cross_check_tolerance=None if keep_doubtful else CROSS_CHECK_TOLERANCE,
+        cross_check_tolerance=(
+            None if keep_doubtful or unit != ENTHALPY_UNIT else CROSS_CHECK_TOLERANCE
+        ),
+        weights=weights,
     )
     request = TrainingRequest(
         data=tuple(data),
@@ -167,6 +325,8 @@ def train(
         engine=check_engine(engine),
         device=check_device(device),
         jobs=count_cores() if workers is None else max(1, workers),
+        unit=unit,
+        init_from=init_from,
         licence=licence,
         sources=_read_sources(sources) if sources else (),
     )
@@ -177,11 +337,115 @@ def train(
         card = train_model(
             request,
             run=run_in_parallel(workers, scheduler),
+            run_members=None if scheduler is None else train_on_cluster(scheduler),
             reporter=Reporter(say, featurized, trained),
             overwrite=overwrite,
         )
-    print_scores(card.held_out, "held-out rows")
+    print_scores(card.held_out, "held-out rows", unit)
     say(f"{out}: finished")
+
+
+def write_page(
+    model: ModelArgument,
+    out: Annotated[Path, typer.Option(help="HTML file to write.")],
+    device: DeviceOption = "auto",
+    overwrite: Annotated[bool, typer.Option(help="Replace the output if it exists.")] = False,
+) -> None:
+    """Write a model's card as one HTML page, with learning curves and reliability plots.
+
+    Where the model's folder still has its held-out rows, they are predicted for the distribution of
+    the errors.
+    """
+    from screening.card_page import page_of
+    from screening.columns import written_atomically
+    from screening.model_library import find_model
+
+    check_output(out, overwrite, ".html")
+    page = page_of(find_model(model), check_device(device))
+    with written_atomically(out) as temporary:
+        temporary.write_text(page, encoding="utf-8")
+    say(f"{out}: {len(page.encode()) / 1e3:,.0f} kB")
+
+
+def change_recipe(recipe: Recipe, given: Mapping[str, Any], settings: Sequence[str]) -> Recipe:
+    """Change fields of a recipe as the command line says.
+
+    Args:
+        recipe: Where to begin.
+        given: Fields that have an option of their own.
+        settings: Further ones, each ``field=value``; ``none`` stands for no value.
+
+    Returns:
+        The changed recipe.
+
+    Raises:
+        ConfigurationError: A setting is no ``field=value``, its value is of another type than the
+            field, or a field is set twice.
+        irnet.errors.RecipeError: There is no such field, or it cannot have this value.
+    """
+    types = {field.name: str(field.type) for field in fields(recipe)}
+    changes = dict(given)
+    for entry in settings:
+        name, separator, text = (part.strip() for part in entry.partition("="))
+        if not separator or not name or not text:
+            raise ConfigurationError(
+                f'--set "{entry}" is no field=value; write for example --set weight_decay=0.1'
+            )
+        if name in changes:
+            raise ConfigurationError(f"the recipe's {name} is set twice; leave one of them out")
+        changes[name] = _parse_value(name, text, types.get(name, "str"))
+    return recipe.with_changes(**changes)
+
+
+def _parse_value(name: str, text: str, kind: str) -> object:
+    """Read a value of a field whose annotation is like ``int``, ``bool`` or ``float | None``."""
+    if "None" in kind and text.casefold() == "none":
+        return None
+    base = kind.partition("|")[0].strip()
+    try:
+        if base == "bool":
+            return {"true": True, "false": False}[text.casefold()]
+        if base == "int":
+            return int(text)
+        if base == "float":
+            return float(text)
+    except (KeyError, ValueError) as error:
+        expected = {"bool": "true or false", "int": "a whole number", "float": "a number"}[base]
+        optional = ", or none" if "None" in kind else ""
+        raise ConfigurationError(f'--set {name}="{text}" must be {expected}{optional}') from error
+    return text
+
+
+def _frozen_layers(text: str) -> int:
+    """Number of frozen layers, -1 for all but the output."""
+    if text.casefold() == ALL_HIDDEN:
+        return -1
+    if not text.isdecimal():
+        raise ConfigurationError(f'--freeze "{text}" is neither a number of layers nor all')
+    return int(text)
+
+
+def train_on_cluster(scheduler: str) -> MemberMap:
+    """Return what trains members on the workers of a running scheduler.
+
+    Args:
+        scheduler: Its address.
+    """
+
+    def run(function: Callable[[MemberTask], Member], tasks: Sequence[MemberTask]) -> list[Member]:
+        from screening.cluster.client import await_worker, connect
+        from screening.cluster.members import map_members
+
+        with connect(None, scheduler) as client:
+            await_worker(client, scheduler, say)
+            workers = len(client.scheduler_info(n_workers=-1)["workers"])
+            say(
+                f"{len(tasks)} networks on {workers} workers; checkpoints go to "
+                f"{tasks[0].folder.parent}, which all of them must see"
+            )
+            return map_members(client, function, tasks)
+
+    return run
 
 
 def _forest_parameters(folder: Path) -> dict[str, Any]:

@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -32,7 +32,7 @@ from screening.dataset import (
     read_training_set,
     split_by_formula,
 )
-from screening.errors import ConfigurationError, OutputError, exit_code_of
+from screening.errors import ConfigurationError, ModelError, OutputError, exit_code_of
 from screening.evaluation import predict_all, score_predictions
 from screening.feature_tables import (
     Features,
@@ -59,7 +59,10 @@ from screening.model_library import (
     ENSEMBLE_NAME,
     FOREST_NAME,
     FORMULAS_NAME,
+    REFERENCE_NAME,
+    UNCERTAINTY_NAME,
     TrainingFormulas,
+    find_model,
 )
 from screening.settings import count_cores
 
@@ -68,11 +71,18 @@ if TYPE_CHECKING:
     from irnet.ensemble import Member
     from irnet.training import Map, MemberTask, Progress
 
+    MemberMap = Callable[[Callable[[MemberTask], Member], Sequence[MemberTask]], Sequence[Member]]
+
 REQUEST_NAME = "training.json"
 WORK_NAME = "work"
 HELD_OUT_NAME = "held_out.safetensors"
 
-SMALL_MODEL_FILES = frozenset({CARD_NAME, ENSEMBLE_NAME, FOREST_NAME, FORMULAS_NAME})
+ENTHALPY_UNIT = "eV/atom"
+"""Unit of formation enthalpies, which campaigns rank by."""
+
+SMALL_MODEL_FILES = frozenset(
+    {CARD_NAME, ENSEMBLE_NAME, FOREST_NAME, FORMULAS_NAME, REFERENCE_NAME, UNCERTAINTY_NAME}
+)
 TRAINING_FILES = SMALL_MODEL_FILES | {REQUEST_NAME, HELD_OUT_NAME, WORK_NAME}
 """What a training writes into its folder."""
 
@@ -82,6 +92,10 @@ DEFAULT_LIMITS = (
     "The spread of the members is not a calibrated uncertainty.",
     "Formation enthalpy alone is not stability: compare with competing phases.",
     "Energies are those of the training data's DFT settings; they do not mix with others.",
+)
+OTHER_TARGET_LIMITS = (
+    *DEFAULT_LIMITS[:2],
+    "It does not predict formation enthalpies: campaigns cannot rank by it.",
 )
 
 
@@ -105,6 +119,9 @@ class TrainingRequest:
         device: Where the networks are trained.
         jobs: Cores of the forest, and most networks trained side by side on the CPU; never more
             than there are cores.
+        unit: Unit of the target; a model of another one than eV/atom is none of formation
+            enthalpies.
+        init_from: Model whose networks the new ones begin as, by name or folder, or None.
         name: The model's name; the folder's name if None.
         licence: Licence of the weights.
         sources: Where the data comes from.
@@ -123,6 +140,8 @@ class TrainingRequest:
     engine: Engine = "fast"
     device: str = "auto"
     jobs: int = 1
+    unit: str = ENTHALPY_UNIT
+    init_from: str | None = None
     name: str | None = None
     licence: str = "not stated"
     sources: tuple[Source, ...] = ()
@@ -147,6 +166,7 @@ def train_model(
     request: TrainingRequest,
     *,
     run: ParallelMap | None = None,
+    run_members: "MemberMap | None" = None,
     reporter: Reporter | None = None,
     overwrite: bool = False,
 ) -> Card:
@@ -155,6 +175,8 @@ def train_model(
     Args:
         request: What to train.
         run: How to run the chunks of featurizing; in this process if None.
+        run_members: Trains the members elsewhere, all at once as far as there is room; in threads
+            of this process if None.
         reporter: Where progress goes.
         overwrite: Whether to remove the model or training in the folder and begin anew, once the
             data are read and found usable.
@@ -164,9 +186,13 @@ def train_model(
 
     Raises:
         InputDataError: The data cannot be used.
-        ConfigurationError: The folder belongs to another training or to something else.
+        ModelError: The networks to begin from are missing, damaged or do not fit.
+        ConfigurationError: The folder belongs to another training or to something else, or the
+            loss became infinite or NaN.
         OutputError: The folder cannot be written.
     """
+    from irnet.uncertainty import TrainingReference
+
     reporter = reporter or Reporter()
     seconds: dict[str, float] = {}
     if (
@@ -177,6 +203,7 @@ def train_model(
         raise ConfigurationError(
             f"{request.out} holds a model that was not trained here. Choose another --out."
         )
+    begin = _read_initial(request)
     with _timed(seconds, "read data"):
         data = read_training_set(request.data, request.protocol)
         split_by_formula(data.formulas, request.holdout, request.seed)
@@ -196,9 +223,16 @@ def train_model(
     train_rows, held_rows = split_by_formula(data.formulas, request.holdout, request.seed)
     train, held = data.select(train_rows), data.select(held_rows)
     reporter.say(f"training on {len(train):,} rows, {len(held):,} held out")
+    if len(train) < request.recipe.batch_size:
+        reporter.say(
+            f"these are fewer rows than a batch of {request.recipe.batch_size:,}: each epoch is a "
+            "single step"
+        )
 
     with _timed(seconds, "ensemble"), writing_to(request.out):
-        ensemble = _train_ensemble(train, request, work / "checkpoints", reporter)
+        ensemble = _train_ensemble(
+            train, request, begin, work / "checkpoints", reporter, run_members
+        )
         ensemble.save(request.out / ENSEMBLE_NAME)
     reporter.say(f"{request.members} networks trained in {seconds['ensemble']:.0f} s")
     with _timed(seconds, "forest"), writing_to(request.out):
@@ -206,6 +240,10 @@ def train_model(
     if forest is not None:
         reporter.say(f"Random Forest trained in {seconds['forest']:.0f} s")
 
+    assert train.features is not None
+    with writing_to(request.out):
+        reference = TrainingReference.fit(train.features, seed=request.seed)
+        reference.save(request.out / REFERENCE_NAME)
     formulas = TrainingFormulas.of(train.formulas)
     formulas.save(request.out / FORMULAS_NAME)
     scores: list[Score] = []
@@ -252,6 +290,7 @@ def claim_folder(request: TrainingRequest, data: TrainingSet) -> None:
         raise ConfigurationError(f"{path} is damaged. Give --overwrite to begin anew.") from error
     except OSError as error:
         raise OutputError.from_os_error(error, request.out) from error
+    begun = _identity_defaults() | begun
     for key in sorted({*begun, *wanted}):
         if begun.get(key) != wanted.get(key):
             raise ConfigurationError(
@@ -330,8 +369,63 @@ def _identity(request: TrainingRequest, data: TrainingSet) -> dict[str, Any]:
         "seed": request.seed,
         "held-out share": request.holdout,
         "forest": dict(request.forest_parameters) if request.forest_parameters else request.forest,
+        "unit": request.unit,
+        "initial model": (
+            None
+            if request.init_from is None
+            else hash_file(find_model(request.init_from) / ENSEMBLE_NAME / "ensemble.json")
+        ),
     }
     return dict(json.loads(json.dumps(identity)))
+
+
+def _identity_defaults() -> dict[str, Any]:
+    """What a training asked for where its file, written by an older version, does not say."""
+    from irnet import Recipe
+
+    recipe = {f"recipe {key}": value for key, value in Recipe().to_json().items()}
+    return {**recipe, "unit": ENTHALPY_UNIT, "initial model": None}
+
+
+def read_architecture(model: str) -> str:
+    """Layers of the networks of a model.
+
+    Args:
+        model: A bundled model or a model folder.
+
+    Returns:
+        A string of `irnet.architecture`.
+
+    Raises:
+        ModelError: There is no such model.
+    """
+    return read_card(find_model(model)).training.architecture
+
+
+def _read_initial(request: TrainingRequest) -> "Ensemble | None":
+    """The networks that those of the request begin as.
+
+    Raises:
+        ModelError: There is no such model, it is damaged, or its features or layers are others.
+    """
+    if request.init_from is None:
+        return None
+    from irnet import Architecture, Ensemble, IRNetError
+
+    folder = find_model(request.init_from)
+    try:
+        ensemble = Ensemble.load(folder / ENSEMBLE_NAME)
+        ensemble.check_features(FEATURES)
+    except (IRNetError, OSError) as error:
+        raise ModelError(f"cannot begin from the model {folder}: {error}") from error
+    wanted = str(Architecture.parse(request.recipe.architecture))
+    found = str(ensemble.members[0].architecture)
+    if wanted != found:
+        raise ModelError(
+            f"cannot begin from the model {folder}: its networks are {found}, not {wanted}; leave "
+            "--architecture out to take its layers"
+        )
+    return ensemble
 
 
 def _join_features(data: TrainingSet, request: TrainingRequest) -> TrainingSet | None:
@@ -390,23 +484,29 @@ def _train_forest(train: TrainingSet, request: TrainingRequest) -> "Forest | Non
 
 
 def _train_ensemble(
-    train: TrainingSet, request: TrainingRequest, checkpoints: Path, reporter: Reporter
+    train: TrainingSet,
+    request: TrainingRequest,
+    begin: "Ensemble | None",
+    checkpoints: Path,
+    reporter: Reporter,
+    run_members: "MemberMap | None",
 ) -> "Ensemble":
-    from irnet import train_ensemble
+    from irnet import TrainingDivergedError, train_ensemble
     from irnet.device import choose_device
 
     assert train.features is not None
 
     on_cpu = choose_device(request.device).type == "cpu"
     threads = min(request.jobs, request.members, count_cores()) if on_cpu else 1
+    at_once = threads if run_members is None else request.members
     done = dict.fromkeys(range(request.members), 0)
     stop = threading.Event()
 
     def tell(progress: "Progress") -> None:
         if stop.is_set():
             raise _Stopped
-        # members begin in order: those that none of the threads is at were finished earlier
-        done.update(dict.fromkeys(range(progress.member + 1 - threads), progress.epochs))
+        # members begin in order: those that nobody is at were finished earlier
+        done.update(dict.fromkeys(range(progress.member + 1 - at_once), progress.epochs))
         done[progress.member] = progress.epoch
         if reporter.trained is not None:
             reporter.trained(
@@ -416,21 +516,31 @@ def _train_ensemble(
                 f"best {progress.best_mae:.4f}",
             )
 
-    with _members_in_threads(threads, stop) as run:
-        return train_ensemble(
-            train.features,
-            train.target,
-            FEATURES,
-            recipe=request.recipe,
-            members=request.members,
-            seed=request.seed,
-            checkpoint_dir=checkpoints,
-            device=request.device,
-            groups=train.formula_groups(),
-            progress=tell,
-            map=run,
-            target_name=request.protocol.target,
-        )
+    members: AbstractContextManager[Map] = (
+        _members_in_threads(threads, stop) if run_members is None else nullcontext(run_members)
+    )
+    extras: dict[str, Any] = {"weights": train.weights, "init_from": begin}
+    extras = {key: value for key, value in extras.items() if value is not None}
+    with members as run:
+        try:
+            return train_ensemble(
+                train.features,
+                train.target,
+                FEATURES,
+                recipe=request.recipe,
+                members=request.members,
+                seed=request.seed,
+                checkpoint_dir=checkpoints.resolve(),
+                device=request.device,
+                groups=train.formula_groups(),
+                **extras,
+                progress=tell,
+                map=run,
+                target_name=request.protocol.target,
+                target_unit=request.unit,
+            )
+        except TrainingDivergedError as error:
+            raise ConfigurationError(str(error)) from error
 
 
 class _Stopped(BaseException):
@@ -478,10 +588,12 @@ def _describe(
     seconds: dict[str, float],
     scores: tuple[Score, ...],
 ) -> Card:
+    enthalpy = request.unit == ENTHALPY_UNIT
+    subject = "Formation enthalpy" if enthalpy else request.protocol.target
     return Card(
         name=request.name or request.out.resolve().name,
         description=(
-            "Formation enthalpy (eV/atom) of a crystal from 271 features of its composition and "
+            f"{subject} ({request.unit}) of a crystal from 271 features of its composition and "
             "Voronoi tessellation: an ensemble of deep residual regression networks (IRNet; Jha "
             "et al., KDD 2019)" + (" and a Random Forest." if forest else ".")
         ),
@@ -518,7 +630,7 @@ def _describe(
             created=datetime.date.today().isoformat(),
         ),
         held_out=scores,
-        limits=DEFAULT_LIMITS,
+        limits=DEFAULT_LIMITS if enthalpy else OTHER_TARGET_LIMITS,
     )
 
 
