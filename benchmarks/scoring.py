@@ -1,100 +1,215 @@
-"""Rows per second of an ensemble and its Random Forest, beside the machine's matrix products.
+"""Rows per second of an ensemble and its Random Forest, beside what they have to stand up to.
 
-    python benchmarks/scoring.py [--model default] [--device cpu] [--rows 16384]
+    python benchmarks/scoring.py [--model default] [--device auto] [--rows 8192] [--shared]
 
-In one run: the rate of a large matrix product, the ensemble's scorer in bf16 and fp32 with the
-share of that rate it reaches, a plain loop over members and batches of 512 through the trained
-modules, and the Random Forest. The error of bf16 against fp32 is that of the ensemble's mean.
+All in one run, on perovskite candidates drawn at random:
+
+* the scorer in bf16 and fp32, and the share that it reaches of a large matrix product's rate;
+* a plain evaluation loop: member by member, fp32, through the trained modules, with batches from a
+  DataLoader (64 is the paper's batch, 32 the reference implementation's);
+* the Random Forest, and scikit-learn's own ``RandomForestRegressor.predict`` on the same trees;
+* the error of bf16 against fp32, of the ensemble's mean and of single members.
+
+Every rate is the best of several rounds that go through all contestants in turn. With ``--shared``,
+for a machine that is not idle, it is that of one thread per second of processor time.
 """
 
 from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import torch
 from machine import describe_machine
+from numpy.typing import NDArray
+from sklearn.ensemble import RandomForestRegressor
+from torch import Tensor
+from torch.utils.data import DataLoader, TensorDataset
 
+from irnet import Ensemble, Forest
+from irnet.device import choose_device
 from prototypes import ELEMENTS_89, find_prototype
 from screening.features.geometry import measure_geometry
 from screening.features.prototype import PrototypeFeaturizer
 from screening.model_library import load_model
 
-
-def best_time(work: Callable[[], object], device: torch.device, repeats: int = 3) -> float:
-    """Return the least seconds of several calls, after one to warm up."""
-    times = []
-    for _ in range(repeats + 1):
-        start = time.perf_counter()
-        work()
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-        times.append(time.perf_counter() - start)
-    return min(times[1:])
+PRECISIONS = {"bf16": torch.bfloat16, "fp32": torch.float32}
+LOOPS = {1: 32, 32: 256, 64: 512, 512: 1024}
+"""Batch of a plain loop -> rows that it is timed on."""
 
 
-def product_rate(dtype: torch.dtype, device: torch.device) -> float:
-    """Return the floating point operations per second of a large matrix product."""
-    size = 2048 if device.type == "cpu" else 8192
-    a = torch.randn(size, size, device=device).to(dtype)
-    return 2 * size**3 / best_time(lambda: a @ a, device)
+def best_times(
+    contestants: Mapping[str, Callable[[], object]],
+    clock: Callable[[], float],
+    device: torch.device,
+    rounds: int,
+) -> dict[str, float]:
+    """Return the least seconds of each contestant over rounds, after one round to warm up."""
+    best = dict.fromkeys(contestants, float("inf"))
+    for number in range(rounds + 1):
+        for name, work in contestants.items():
+            start = clock()
+            work()
+            if device.type == "cuda":
+                torch.cuda.synchronize(device)
+            if number:
+                best[name] = min(best[name], clock() - start)
+    return best
+
+
+def plain_loop(ensemble: Ensemble, features: Tensor, batch: int) -> Callable[[], object]:
+    """Return the evaluation of every member, batch by batch, as one writes it without a scorer."""
+    device = features.device
+    networks = [member.network.to(device) for member in ensemble.members]
+    rows = features[: LOOPS[batch]].cpu().numpy()
+    loaders = [
+        DataLoader(TensorDataset(torch.from_numpy(m.scaling.inputs(rows))), batch_size=batch)
+        for m in ensemble.members
+    ]
+
+    @torch.no_grad()
+    def loop() -> list[Tensor]:
+        return [
+            torch.cat([network(scaled.to(device)).cpu() for (scaled,) in loader])
+            for network, loader in zip(networks, loaders, strict=True)
+        ]
+
+    return loop
+
+
+def in_scikit_learn(forest: Forest) -> RandomForestRegressor:
+    """Return scikit-learn's regressor with the nodes of a forest's trees."""
+    width = len(forest.feature_names)
+    draw = np.random.default_rng(0).random((4, width))
+    model = RandomForestRegressor(forest.trees, random_state=0).fit(draw, draw[:, 0])
+    leaf, right = forest._shape.leaf, forest._shape.right
+    ends = np.cumsum(forest.sizes)
+    for estimator, start, end in zip(model.estimators_, ends - forest.sizes, ends, strict=True):
+        own = slice(start, end)
+        state = estimator.tree_.__getstate__()
+        nodes = np.zeros(end - start, dtype=state["nodes"].dtype)
+        nodes["left_child"] = np.where(leaf[own], -1, np.arange(1, end - start + 1))
+        nodes["right_child"] = np.where(leaf[own], -1, right[own] - start)
+        nodes["feature"] = np.where(leaf[own], -2, forest.feature[own].astype(np.int64))
+        nodes["threshold"] = np.where(leaf[own], -2.0, forest.threshold[own])
+        nodes["n_node_samples"] = nodes["weighted_n_node_samples"] = 1
+        values = np.where(leaf[own], forest.value[own], 0.0).astype(np.float64).reshape(-1, 1, 1)
+        tree = type(estimator.tree_)(width, np.array([1]), 1)
+        depth = int(forest._shape.depth[own].max())
+        tree.__setstate__(
+            {"max_depth": depth, "node_count": len(nodes), "nodes": nodes, "values": values}
+        )
+        estimator.tree_ = tree
+    return model
+
+
+def sample_features(rows: int, device: torch.device) -> Tensor:
+    """Return the features of perovskite candidates drawn at random, (rows, 271)."""
+    prototype = find_prototype("perovskite")
+    keys = np.random.default_rng(0).random((rows, len(ELEMENTS_89))).argsort(axis=1)
+    featurizer = PrototypeFeaturizer(
+        measure_geometry(prototype.lattice, prototype.frac_coords, prototype.site_roles)
+    )
+    return featurizer(np.array(ELEMENTS_89)[keys[:, :3]], device=device)
+
+
+def print_change(what: str, change: NDArray[np.float64]) -> None:
+    """Print the mean and the largest of absolute changes in eV/atom."""
+    size = np.abs(change)
+    print(f"{what:<46}mean {size.mean():.4f}, largest {size.max():.4f} eV/atom")
 
 
 def main() -> None:
     """Print the rates."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--model", default="default")
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--rows", type=int, default=16_384)
-    arguments = parser.parse_args()
-    device = torch.device(arguments.device)
-    model = load_model(arguments.model)
-    prototype = find_prototype("perovskite")
-    keys = np.random.default_rng(0).random((arguments.rows, len(ELEMENTS_89))).argsort(axis=1)
-    featurizer = PrototypeFeaturizer(
-        measure_geometry(prototype.lattice, prototype.frac_coords, prototype.site_roles)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    features = featurizer(np.array(ELEMENTS_89)[keys[:, :3]], device=device)
+    parser.add_argument("--model", default="default")
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--rows", type=int, default=8192)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--shared", action="store_true", help="one thread, processor time")
+    arguments = parser.parse_args()
+    device = choose_device(arguments.device)
+    if arguments.shared and device.type == "cuda":
+        parser.error("--shared counts processor time, not a GPU's; add --device cpu")
+    if arguments.shared:
+        torch.set_num_threads(1)
+    clock = time.process_time if arguments.shared else time.perf_counter
+    model = load_model(arguments.model)
+    features = sample_features(arguments.rows, device)
 
     print(describe_machine())
-    members = model.ensemble.members
-    networks = [member.network.to(device).eval() for member in members]
+    print(f"{device}, {torch.get_num_threads()} threads, rows per second", end="")
+    print(" of processor time" if arguments.shared else "")
     weights = sum(
         module.weight.numel()
-        for network in networks
-        for module in network.modules()
+        for member in model.ensemble.members
+        for module in member.network.modules()
         if isinstance(module, torch.nn.Linear)
     )
-    print(f"{len(members)} members, {2 * weights / 1e6:.1f} MFLOP a row in all")
-    means = {}
-    for name, dtype in (("bf16", torch.bfloat16), ("fp32", torch.float32)):
-        scorer = model.ensemble.scorer(device=arguments.device, precision=name)
-        means[name] = scorer.predict(features).mean
-        rate = arguments.rows / best_time(lambda s=scorer: s.predict_members(features), device)
-        share = 2 * weights * rate / product_rate(dtype, device)
-        print(f"scorer, {name:<26}{rate:>10,.0f} rows/s, {share:.0%} of a large product's rate")
-    error = np.abs(means["bf16"] - means["fp32"])
-    print(f"bf16 against fp32: mean {error.mean():.4f}, largest {error.max():.4f} eV/atom")
+    print(f"{len(model.ensemble.members)} members, {2 * weights / 1e6:.1f} MFLOP a row in all")
 
-    scaled = [
-        torch.from_numpy(member.scaling.inputs(features[:4096].cpu().numpy())).to(device)
-        for member in members
-    ]
-
-    @torch.no_grad()
-    def loop() -> None:
-        for network, rows in zip(networks, scaled, strict=True):
-            for batch in rows.split(512):
-                network(batch).cpu()
-
-    plain = 4096 / best_time(loop, device)
-    print(f"{'plain loop of batches of 512':<34}{plain:>10,.0f} rows/s")
+    scorers = {
+        name: model.ensemble.scorer(device=str(device), precision=name) for name in PRECISIONS
+    }
+    size = 8192 if device.type == "cuda" else 2048
+    matrix = torch.randn(size, size, device=device)
+    contestants: dict[str, Callable[[], object]] = {}
+    for name, dtype in PRECISIONS.items():
+        a = matrix.to(dtype)
+        contestants[f"product {name}"] = lambda a=a: a @ a
+        contestants[f"scorer {name}"] = lambda s=scorers[name]: s.predict_members(features)
+    for batch in LOOPS:
+        contestants[f"loop {batch}"] = plain_loop(model.ensemble, features, batch)
     if model.forest is not None:
-        rows = features.cpu().numpy()
-        forest = arguments.rows / best_time(lambda: model.forest.predict(rows), device, 1)
-        print(f"{'Random Forest, one core':<34}{forest:>10,.0f} rows/s")
+        forest, rows = model.forest, features.cpu().numpy()
+        contestants["forest"] = lambda: forest.predict(features)
+        reference = in_scikit_learn(forest)
+        jobs = (1,) if arguments.shared else (1, 2)
+        for job in jobs:
+            contestants[f"scikit-learn {job}"] = lambda job=job: reference.set_params(
+                n_jobs=job
+            ).predict(rows)
+    times = best_times(contestants, clock, device, arguments.rounds)
+
+    rates = {name: arguments.rows / seconds for name, seconds in times.items()}
+    for batch, count in LOOPS.items():
+        rates[f"loop {batch}"] = min(count, len(features)) / times[f"loop {batch}"]
+    for name in PRECISIONS:
+        product = 2 * size**3 / times[f"product {name}"]
+        rate = rates[f"scorer {name}"]
+        print(
+            f"{f'scorer, {name}':<34}{rate:>10,.0f} rows/s, {2 * weights * rate / product:.0%} of "
+            f"the {product / 1e9:,.0f} GFLOP/s of a product of {size} x {size} matrices"
+        )
+    for batch in LOOPS:
+        rate = rates[f"loop {batch}"]
+        ratios = ", ".join(f"{name} {rates[f'scorer {name}'] / rate:.1f}" for name in PRECISIONS)
+        print(f"{f'plain fp32 loop, batches of {batch}':<34}{rate:>10,.0f} rows/s; scorer {ratios}")
+    if model.forest is not None:
+        per_tree = forest.nodes / forest.trees
+        found, expected = forest.predict(features), reference.predict(rows)
+        np.testing.assert_allclose(found, expected, rtol=0, atol=1e-6)
+        print(
+            f"{'Random Forest':<34}{rates['forest']:>10,.0f} rows/s; "
+            f"{forest.trees} trees, {per_tree:,.0f} nodes a tree"
+        )
+        for job in jobs:
+            rate = rates[f"scikit-learn {job}"]
+            ratios = ", ".join(
+                f"{name} {rate / rates[f'scorer {name}']:.1f}" for name in PRECISIONS
+            )
+            print(
+                f"{f'the same in scikit-learn, n_jobs={job}':<34}{rate:>10,.0f} rows/s; "
+                f"time of the scorer to its: {ratios}"
+            )
+    predictions = {name: scorer.predict(features) for name, scorer in scorers.items()}
+    exact, rounded = predictions["fp32"], predictions["bf16"]
+    print_change("bf16 against fp32, the ensemble's mean:", rounded.mean - exact.mean)
+    print_change("bf16 against fp32, single members:", rounded.members - exact.members)
 
 
 if __name__ == "__main__":
