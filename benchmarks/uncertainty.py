@@ -101,7 +101,7 @@ def predict(
         found.mean,
         found.members,
         model.forest.predict(x),
-        np.concatenate(list(found.hidden), axis=1),
+        found.hidden,
     )
 
 
@@ -298,7 +298,7 @@ def main() -> None:
 
     scored = model.ensemble.scorer().predict(trained.features, hidden=True)
     assert scored.hidden is not None
-    in_hidden = TrainingReference.fit(np.concatenate(list(scored.hidden), axis=1))
+    in_hidden = TrainingReference.fit(scored.hidden)
     plain = judge(calibration, evaluation, reference, False)
     learnt = judge(calibration, evaluation, reference, True)
     only_known = judge(held_out, join(hypothetical, evaluation), reference, True)
