@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -100,6 +101,49 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return build_tiny_model(tmp_path_factory.mktemp("model") / "tiny")
 
 
+def calibrate_tiny_model(tiny: Path, folder: Path) -> Path:
+    """Give a copy of the tiny model intervals, fitted on made-up energies of other candidates."""
+    from irnet.uncertainty import TrainingReference
+    from prototypes import CandidateSpace, element_pool, find_prototype
+    from screening.calibration import CalibrationRows, fit_intervals
+    from screening.evaluation import predict_all
+    from screening.features.geometry import measure_geometry
+    from screening.features.prototype import PrototypeFeaturizer
+    from screening.model_card import write_card
+    from screening.model_library import UNCERTAINTY_NAME, load_model
+
+    shutil.copytree(tiny, folder)
+    model = load_model(folder)
+    prototype = find_prototype("cubic_perovskite")
+    pool = element_pool("Li,Na,K,Rb,Cs,Mg,Ca,Ti,Fe,Al,O,S,F,Cl")
+    space = CandidateSpace(prototype, dict.fromkeys(prototype.roles, pool))
+    _, numbers = space.decode(0, space.index_count)
+    numbers = np.random.default_rng(0).permutation(numbers)[:700]
+    featurizer = PrototypeFeaturizer(
+        measure_geometry(prototype.lattice, prototype.frac_coords, prototype.site_roles)
+    )
+    features = featurizer(numbers).numpy().astype(np.float32)
+    reference = TrainingReference.fit(features[:400], size=200)
+    asked = features[400:]
+    rows = CalibrationRows(
+        asked,
+        np.sin(numbers[400:].astype(np.float64)).sum(axis=1),
+        predict_all(model.ensemble, model.forest, asked, "cpu"),
+        np.unique(np.sort(numbers[400:], axis=1), axis=0, return_inverse=True)[1].ravel(),
+        reference.distance(asked),
+    )
+    uncertainty, calibration = fit_intervals(rows, reference, measured_on="made-up energies")
+    uncertainty.save(folder / UNCERTAINTY_NAME)
+    write_card(model.card.model_copy(update={"calibration": calibration}), folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def calibrated_model(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of the tiny model with intervals and distances."""
+    return calibrate_tiny_model(tiny_model, tmp_path_factory.mktemp("model") / "calibrated")
+
+
 @pytest.fixture
 def screening() -> Callable[..., Result]:
     """Call the program with these arguments, in this process."""
@@ -132,11 +176,18 @@ def training_data(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def train(screening: Callable[..., Result], tmp_path: Path) -> Callable[..., Result]:
-    """Train for an epoch into a folder."""
-    fast = ("--epochs", 1, "--members", 1, "--architecture", "4A-1", "--device", "cpu")
+    """Train a tiny network into a folder, for an epoch unless told otherwise."""
 
-    def call(data: Path, *options: object, out: str = "model") -> Result:
-        arguments = (*fast, "--no-forest", "--workers", 0, "--holdout", 0.2, *options)
-        return screening("train", data, "--out", tmp_path / out, *arguments)
+    def call(
+        data: Path,
+        *options: object,
+        out: str = "model",
+        epochs: int = 1,
+        architecture: str | None = "4A-1",
+    ) -> Result:
+        fast = ("--epochs", epochs, "--members", 1, "--device", "cpu")
+        layers = () if architecture is None else ("--architecture", architecture)
+        rest = ("--no-forest", "--workers", 0, "--holdout", 0.2, *options)
+        return screening("train", data, "--out", tmp_path / out, *fast, *layers, *rest)
 
     return call

@@ -19,6 +19,7 @@ from typer.testing import Result
 
 from prototypes import ATOMIC_NUMBERS, find_prototype
 from screening import campaign
+from screening.columns import RANKING
 from screening.crystal import Crystal
 from screening.errors import ScreeningError
 from screening.features import featurize_crystals
@@ -99,6 +100,86 @@ def test_known_and_unseen_are_marked(undisturbed: Path) -> None:
     assert set(frame[frame["known"]]["formula"]) == {"NaCl", "KMgF3"}
     with_cs = (frame[["site_A", "site_B", "site_X"]] == "Cs").any(axis=1)
     assert frame["unseen_elements"].to_list() == ["Cs" if there else "" for there in with_cs]
+
+
+def test_without_calibration_intervals_are_empty_and_it_says_why(
+    undisturbed: Path, screening: Program
+) -> None:
+    frame = pq.read_table(undisturbed / "ranking.parquet").to_pandas()
+    for name in ("low", "high"):
+        assert frame[f"formation_enthalpy_{name}_ev_per_atom"].isna().all()
+    assert frame["applicability_distance"].isna().all()
+    manifest = json.loads((undisturbed / "manifest.json").read_text())
+    assert "never calibrated" in manifest["model"]["intervals"]
+    shown = screening("show", undisturbed)
+    assert shown.stderr.count("model tiny: never calibrated") == 1
+    assert "±" in shown.stdout
+
+
+def test_intervals_and_distances_stand_beside_the_predictions(
+    screening: Program, arguments: list[str], calibrated_model: Path, tmp_path: Path
+) -> None:
+    call = [*arguments, "--model", calibrated_model, "--out", tmp_path / "a"]
+    done = screening(*call)
+    assert done.exit_code == 0, done.output
+    table = pq.read_table(tmp_path / "a" / "ranking.parquet")
+    named = [column.name for column in RANKING.columns if not column.name.endswith("*")]
+    assert table.column_names == named
+    frame = table.to_pandas()
+    low, high = (frame[f"formation_enthalpy_{name}_ev_per_atom"] for name in ("low", "high"))
+    assert (low < high).all()
+    assert (frame["applicability_distance"] > 0).all()
+    with_cs = (frame[["site_A", "site_B", "site_X"]] == "Cs").any(axis=1)
+    assert frame["unseen_elements"].to_list() == ["Cs" if there else "" for there in with_cs]
+
+    model = load_model(calibrated_model)
+    assert model.uncertainty is not None
+    row = frame[frame["prototype"] == "perovskite"].iloc[7]
+    prototype = find_prototype("perovskite")
+    elements = [row[f"site_{role}"] for role in prototype.roles]
+    numbers = np.array([ATOMIC_NUMBERS[elements[i]] for i in prototype.site_roles])
+    crystal = Crystal("x", prototype.lattice, numbers, prototype.frac_coords)
+    features = featurize_crystals([crystal]).values.astype(np.float32)
+    assert model.forest is not None
+    assessed = model.uncertainty.assess(
+        features, model.ensemble.scorer("cpu").predict(features), model.forest.predict(features)
+    )
+    assert row["applicability_distance"] == pytest.approx(assessed.distance[0], rel=0.02)
+    assert high[row.name] - low[row.name] == pytest.approx(
+        assessed.high[0] - assessed.low[0], rel=0.2
+    )
+
+    first = frame.iloc[0]
+    interval = (
+        f"[{first['formation_enthalpy_low_ev_per_atom']:.2f}, "
+        f"{first['formation_enthalpy_high_ev_per_atom']:.2f}]"
+    )
+    assert interval in done.stdout
+    assert "[low, high] are to hold 90% of the energies" in done.stderr
+    assert "fitted on 300 compounds" in done.stderr
+    manifest = json.loads((tmp_path / "a" / "manifest.json").read_text())
+    assert manifest["model"]["intervals"]["rows"] == 300
+    assert manifest["stages"]["uncertainty"]["candidates_per_worker_second"] > 0
+
+    before = results(tmp_path / "a")
+    for number in (1, 4, 8):
+        (tmp_path / "a" / "shards" / f"{number:05d}.json").unlink()
+    (tmp_path / "a" / "ranking.parquet").unlink()
+    assert screening(*call).exit_code == 0
+    assert results(tmp_path / "a") == before
+    other = screening(*call[:-1], tmp_path / "b", "--shard-size", "37")
+    assert other.exit_code == 0, other.output
+    assert results(tmp_path / "b") == before
+
+
+def test_a_calibration_makes_another_model_of_it(
+    screening: Program, arguments: list[str], calibrated_model: Path, tmp_path: Path
+) -> None:
+    few = [*arguments[:3], "--elements", "Li,F", "--workers", "0", "--out", tmp_path / "a"]
+    assert screening(*few, "--model", arguments[10]).exit_code == 0
+    refused = screening(*few, "--model", calibrated_model)
+    assert refused.exit_code == 2
+    assert "holds another campaign (model:" in refused.stderr
 
 
 def test_csv_holds_what_parquet_holds(undisturbed: Path) -> None:

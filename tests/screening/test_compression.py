@@ -12,7 +12,7 @@ from screening.errors import ConfigurationError, ModelError
 from screening.features.geometry import measure_geometry
 from screening.features.prototype import PrototypeFeaturizer
 from screening.model_card import Score, read_card, write_card
-from screening.model_library import FOREST_NAME, load_model
+from screening.model_library import FOREST_NAME, UNCERTAINTY_NAME, load_model
 from screening.training import HELD_OUT_NAME
 
 
@@ -88,3 +88,26 @@ def test_destinations_are_replaced_only_when_asked_and_only_models(
     with pytest.raises(ConfigurationError, match=r"notes\.txt"):
         bundle_model(trained, small, nodes=9000, overwrite=True)
     assert (small / FOREST_NAME).exists()
+
+
+def test_intervals_are_the_models_own_or_else_its_twins(
+    trained: Path, calibrated_model: Path, tmp_path: Path
+) -> None:
+    calibrated = Path(shutil.copytree(trained, tmp_path / "calibrated"))
+    shutil.copyfile(calibrated_model / UNCERTAINTY_NAME, calibrated / UNCERTAINTY_NAME)
+    calibration = read_card(calibrated_model).calibration
+    write_card(
+        read_card(calibrated).model_copy(update={"calibration": calibration, "limits": ("own",)}),
+        calibrated,
+    )
+    own = bundle_model(calibrated, tmp_path / "small", nodes=9000)
+    assert own.calibration == calibration
+    assert load_model(tmp_path / "small").uncertainty is not None
+    twins = bundle_model(trained, tmp_path / "other", twin=tmp_path / "small", nodes=9000)
+    assert twins.calibration == calibration
+    assert twins.limits == ("own",)
+    uncertainty = (tmp_path / "other" / UNCERTAINTY_NAME).read_bytes()
+    assert uncertainty == (calibrated_model / UNCERTAINTY_NAME).read_bytes()
+    bare = bundle_model(trained, tmp_path / "bare", nodes=9000)
+    assert bare.calibration is None
+    assert not (tmp_path / "bare" / UNCERTAINTY_NAME).exists()

@@ -10,6 +10,7 @@ from pymatgen.core.lattice import Lattice
 from pymatgen.core.structure import Structure
 from scipy import stats
 
+from prototypes import find_prototype
 from screening.crystal import Crystal
 from screening.errors import InputDataError
 from screening.evaluation import (
@@ -20,6 +21,7 @@ from screening.evaluation import (
     read_evaluation_set,
     score_predictions,
     tabulate,
+    tabulate_reliability,
 )
 from screening.features import featurize_crystals
 from screening.model_library import load_model
@@ -71,6 +73,7 @@ def test_scores_are_those_of_scipy_and_numpy() -> None:
     assert net.spearman == pytest.approx(stats.spearmanr(predicted, true).statistic)
     assert single.mae == pytest.approx(np.abs(members - true).mean())
     assert single.mae > net.mae
+    assert net.p90 == pytest.approx(np.percentile(np.abs(predicted - true), 90))
     reference = stats.bootstrap((np.abs(predicted - true),), np.mean, method="percentile")
     assert net.mae_low == pytest.approx(reference.confidence_interval.low, abs=0.005)
     assert net.mae_high == pytest.approx(reference.confidence_interval.high, abs=0.005)
@@ -121,6 +124,42 @@ def test_evaluation_of_a_model(tmp_path: Path, tiny_model: Path) -> None:
     of_all = [line[1] for line in tabulate(evaluation, scheme="all")[1:]]
     assert set(of_all) == {"all"}
     assert len(of_all) < len(table) - 1
+
+
+def test_evaluation_of_a_calibrated_model_says_what_its_intervals_hold(
+    tmp_path: Path, calibrated_model: Path
+) -> None:
+    model = load_model(calibrated_model)
+    data = read_evaluation_set(write_set(tmp_path / "e.parquet"))
+    evaluation = evaluate_model(model, data, device="cpu")
+    assert [(r.group, r.scheme, r.geometry, r.n) for r in evaluation.reliabilities[:3]] == [
+        ("B2", "all", "relaxed", 3), ("B2", "new", "relaxed", 2), ("B2", "old", "relaxed", 1),
+    ]  # fmt: skip
+    assert data.kinds is not None
+    ideal = featurize_ideal(data.crystals, data.kinds)[:3].astype(np.float32)
+    assert model.uncertainty is not None
+    assert model.forest is not None
+    assessed = model.uncertainty.assess(
+        ideal, model.ensemble.scorer().predict(ideal), model.forest.predict(ideal)
+    )
+    inside = (assessed.low <= data.target[:3]) & (data.target[:3] <= assessed.high)
+    (found,) = (
+        r
+        for r in evaluation.reliabilities
+        if (r.group, r.scheme, r.geometry) == ("B2", "all", "ideal")
+    )
+    assert found.coverage == pytest.approx(inside.mean())
+    assert found.sharpness == pytest.approx((assessed.high - assessed.low).mean())
+    card = model.card.model_copy(update={"evaluation": evaluation})
+    assert card.find_coverage(find_prototype("B2")) == found
+    table = tabulate(evaluation, scheme="all")
+    row = dict(zip(table[0], table[1], strict=True))
+    assert row["in 90 % interval"] == f"{found.coverage:.0%}"
+    rows = tabulate_reliability(evaluation.reliabilities)
+    assert len(rows) == 1 + len(evaluation.reliabilities)
+    assert (
+        "in 90 % interval" not in tabulate(evaluation.model_copy(update={"reliabilities": ()}))[0]
+    )
 
 
 def test_unusable_evaluation_sets(tmp_path: Path) -> None:

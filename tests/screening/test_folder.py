@@ -80,6 +80,15 @@ def test_a_damaged_manifest_is_named(tmp_path: Path) -> None:
         RunFolder.open(tmp_path)
 
 
+def test_a_folder_of_another_version_is_refused_with_what_to_do(tmp_path: Path) -> None:
+    claim(tmp_path)
+    path = tmp_path / "manifest.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"format": 1}))
+    for touch in (RunFolder.open, claim):
+        with pytest.raises(ConfigurationError, match=r"another version .*format 1.*another --out"):
+            touch(tmp_path)
+
+
 def test_opening_nothing_names_the_neighbour(tmp_path: Path) -> None:
     claim(tmp_path / "first")
     with pytest.raises(ConfigurationError, match='did you mean "first"'):

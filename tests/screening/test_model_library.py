@@ -19,6 +19,8 @@ from screening.model_library import (
     ENSEMBLE_NAME,
     FOREST_NAME,
     FORMULAS_NAME,
+    PREFERRED_MODELS,
+    UNCERTAINTY_NAME,
     TrainingFormulas,
     find_model,
     hash_model,
@@ -112,6 +114,33 @@ def test_names_find_bundled_models(
         find_model("xyz")
     with pytest.raises(ModelError, match="not a finished model"):
         find_model(tmp_path)
+
+
+def test_preferred_models_come_first(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    library = tmp_path / "package" / "models"
+    for name in ("another", *PREFERRED_MODELS[::-1], "zebra"):
+        shutil.copytree(model, library / name)
+    monkeypatch.setattr(model_library, "__file__", str(tmp_path / "package" / "x.py"))
+    assert [folder.name for folder in list_models()] == [*PREFERRED_MODELS, "another", "zebra"]
+    assert find_model("default").name == "mp-all-irnet17"
+    shutil.rmtree(library / "mp-all-irnet17")
+    assert find_model("default").name == "mp-icsd-irnet17"
+
+
+def test_a_damaged_calibration_is_refused(calibrated_model: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(calibrated_model, tmp_path / "model"))
+    assert load_model(folder).uncertainty is not None
+    before = hash_model(folder)
+    path = folder / UNCERTAINTY_NAME
+    path.write_bytes(path.read_bytes()[:-100])
+    assert hash_model(folder) != before
+    with pytest.raises(ModelError, match=UNCERTAINTY_NAME):
+        load_model(folder)
+    path.unlink()
+    with pytest.raises(ModelError, match=UNCERTAINTY_NAME):
+        load_model(folder)
 
 
 def test_the_hash_is_of_what_predicts(model: Path) -> None:

@@ -68,3 +68,31 @@ def test_few_structures_are_a_table_too(tiny_model: Path, tmp_path: Path, count:
     table, _ = predict_structures(load_model(tiny_model), crystals, tmp_path, device="cpu")
     check_table(table, PREDICTIONS)
     assert table.num_rows == count
+
+
+def test_intervals_come_from_the_models_calibration(calibrated_model: Path, tmp_path: Path) -> None:
+    model = load_model(calibrated_model)
+    crystals = [salt("x", 11, 17), salt("y", 55, 17)]
+    table, _ = predict_structures(model, crystals, tmp_path, device="cpu")
+    check_table(table, PREDICTIONS)
+    features = featurize_crystals(crystals).values.astype(np.float32)
+    assert model.uncertainty is not None
+    assert model.forest is not None
+    assessed = model.uncertainty.assess(
+        features, model.ensemble.scorer().predict(features), model.forest.predict(features)
+    )
+    for name, values in {
+        "formation_enthalpy_low_ev_per_atom": assessed.low,
+        "formation_enthalpy_high_ev_per_atom": assessed.high,
+        "applicability_distance": assessed.distance,
+    }.items():
+        np.testing.assert_allclose(table[name].to_numpy(), values, atol=1e-6)
+    shown = show_predictions(table, 2)
+    assert "±" not in shown
+    assert shown["90 % interval"][0] == f"[{assessed.low[0]:.2f}, {assessed.high[0]:.2f}]"
+    assert shown["distance"][1] == f"{assessed.distance[1]:.2f}"
+    uncalibrated = show_predictions(
+        predict_structures(replace(model, uncertainty=None), crystals, tmp_path, device="cpu")[0], 2
+    )
+    assert "90 % interval" not in uncalibrated
+    assert "distance" not in uncalibrated

@@ -10,7 +10,13 @@ from rich.console import Console
 from prototypes import element_pool
 from screening.enumerate import Shard
 from screening.folder import Receipt
-from screening.terminal import CampaignProgress, describe_pools, draw_ranking, warn_of_bias
+from screening.terminal import (
+    CampaignProgress,
+    describe_intervals,
+    describe_pools,
+    draw_ranking,
+    warn_of_bias,
+)
 
 ROW: dict[str, Any] = {
     "rank": 1234, "formula": "NaCl", "prototype": "B2", "formation_enthalpy_ev_per_atom": -1.98765,
@@ -59,6 +65,39 @@ def test_table_fits_a_terminal(width: int) -> None:
     assert lines[1:3] == ["RF", "rank formula A B X prototype IRNet ± RF rank"]
     assert "20 KMgF3 K Mg F cubic_perovskite -1.988 0.033 -3.218 16 known" in lines
     assert "20 KMgF3 K Mg F cubic_perovskite -1.988 0.033 -3.218 16 unseen Pa" in lines
+
+
+@pytest.mark.parametrize("width", [96, 100])
+def test_intervals_stand_beside_the_prediction(width: int) -> None:
+    output = io.StringIO()
+    row = ROW | {
+        "rank": 12345, "formula": "KMgF3", "prototype": "cubic_perovskite", "rf_rank": 16789,
+        "site_A": "K", "site_B": "Mg", "site_X": "F", "known": False, "unseen_elements": "Pu Np",
+        "formation_enthalpy_low_ev_per_atom": -2.4049,
+        "formation_enthalpy_high_ev_per_atom": 1.0451, "rf_formation_enthalpy_ev_per_atom": -3.2184,
+    }  # fmt: skip
+    Console(width=width, file=output).print(draw_ranking(pa.Table.from_pylist([row]), "title"))
+    lines = [" ".join(line.split()) for line in output.getvalue().splitlines()]
+    row_text = "12,345 KMgF3 K Mg F cubic_perovskite -1.988 [-2.40, 1.05] -3.218 16,789 unseen Pu"
+    assert any(line.startswith(row_text) for line in lines)
+    assert "90 % interval" in output.getvalue()
+    assert "±" not in output.getvalue()
+
+
+def test_notes_on_intervals_give_the_measured_coverage() -> None:
+    measured = {"n": 77, "coverage": 0.883, "low": 0.79, "high": 0.94}
+    intervals = {
+        "level": 0.9, "rows": 1234, "chemical_systems": 567, "measured_on": "x",
+        "measured_coverage": {"B2": measured, "spinel": None},
+    }  # fmt: skip
+    lines = describe_intervals(intervals, "tiny")
+    assert "1,234 compounds of 567 chemical systems" in lines[0]
+    assert lines[1].startswith("B2: they held 88% of 77 such compounds")
+    assert "79% to 94%" in lines[1]
+    assert lines[2] == "spinel: what they hold there was never measured."
+    assert describe_intervals("never calibrated, so", "tiny") == [
+        "model tiny: never calibrated, so"
+    ]
 
 
 def test_warning_gives_the_measured_bias() -> None:
