@@ -61,6 +61,8 @@ figure { margin: 1rem 0; }
 figure svg { width: 100%; max-width: 42rem; height: auto; }
 figcaption { font-size: .9rem; max-width: 42rem; }
 code { font-size: .88em; }
+details { margin: .6rem 0; }
+summary { color: var(--accent); cursor: pointer; }
 ul { padding-left: 1.2rem; max-width: 46rem; }
 """
 
@@ -255,8 +257,16 @@ def _search(card: Card, unit: str) -> list[str]:
             ("relaxed", "the relaxed structure"),
         ):
             scores = [score for score in evaluation.scores if score.geometry == geometry]
-            if scores:
-                parts.append(_score_table(scores, f"On {meaning}, {unit}", grouped=True))
+            whole = [score for score in scores if score.scheme == EVERY_SCHEME]
+            if whole:
+                parts.append(_score_table(whole, f"On {meaning}, {unit}", grouped=True))
+            if len(scores) > len(whole):
+                table = _score_table(
+                    [score for score in scores if score.scheme != EVERY_SCHEME],
+                    f"By the energy corrections of the labels, on {meaning}, {unit}",
+                    grouped=True,
+                )
+                parts.append(_details("for each scheme of energy corrections", table))
         parts.append(
             f'<p class="faint">{escape(evaluation.data.name)}, {evaluation.data.rows:,} rows, '
             f"sha256 {evaluation.data.sha256[:12]}</p>"
@@ -302,7 +312,14 @@ def _intervals(card: Card, unit: str) -> list[str]:
                     "too wide, below it too narrow.",
                 )
             )
-        parts.append(_reliability_table(reliabilities, f"Coverage {where}", unit))
+            parts.append(_reliability_table(whole, f"Coverage {where}", unit))
+        if len(reliabilities) > len(whole):
+            table = _reliability_table(
+                [each for each in reliabilities if each.scheme != EVERY_SCHEME],
+                f"Coverage by the energy corrections of the labels, {where}",
+                unit,
+            )
+            parts.append(_details("for each scheme of energy corrections", table))
     return parts
 
 
@@ -430,6 +447,9 @@ def _reliability_table(reliabilities: Iterable[Reliability], caption: str, unit:
 
 
 def _table(rows: Sequence[Sequence[str]], caption: str, text: bool = False) -> str:
+    """A table whose first row is the header; columns in which nothing stands are left out."""
+    filled = [i for i in range(len(rows[0])) if any(row[i] for row in rows[1:])]
+    rows = [[row[i] for i in filled] for row in rows]
     head = "".join(f'<th scope="col">{escape(cell)}</th>' for cell in rows[0])
     body = "\n".join(
         "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows[1:]
@@ -439,6 +459,10 @@ def _table(rows: Sequence[Sequence[str]], caption: str, text: bool = False) -> s
         f'<div class="wide"><table{kind}><caption>{escape(caption)}</caption>'
         f"<thead><tr>{head}</tr></thead>\n<tbody>{body}</tbody></table></div>"
     )
+
+
+def _details(summary: str, content: str) -> str:
+    return f"<details><summary>{escape(summary)}</summary>{content}</details>"
 
 
 def _figure(svg: str, caption: str) -> str:

@@ -211,7 +211,7 @@ def attach_features(
         The rows that have features, all finite, in the order of ``data``.
 
     Raises:
-        InputDataError: No row has features.
+        InputDataError: No row has features, or none has finite ones.
     """
     position = {name: i for i, name in enumerate(ids)}
     kept = np.array([i for i, name in enumerate(data.ids) if name in position], dtype=np.int64)
@@ -231,6 +231,12 @@ def attach_features(
     features = np.asarray(values)[[position[data.ids[i]] for i in kept]].astype(np.float32)
     joined = replace(data.select(kept), features=features, dropped=dict(dropped))
     finite = np.flatnonzero(np.isfinite(features).all(axis=1))
+    if not len(finite):
+        column = FEATURES[int(np.flatnonzero(~np.isfinite(features[0]))[0])]
+        raise InputDataError(
+            f"no row has features that are all finite: {column!r} of {joined.ids[0]!r} is "
+            f"{features[0][FEATURES.index(column)]:g}. Make the table with: screening featurize"
+        )
     return joined.select(finite, "feature that is not finite")
 
 

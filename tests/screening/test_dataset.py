@@ -212,3 +212,44 @@ def test_the_protocol_on_the_real_data(data_dir: Path) -> None:
     table = pd.read_parquet(path, columns=["dE_matbench"])
     doubtful = int((table["dE_matbench"].abs() > 0.02).sum())
     assert doubtful in data.dropped.values()
+
+
+def test_weights_follow_their_rows(tmp_path: Path) -> None:
+    path = structures(tmp_path / "d.parquet", w=[0.0, 2.0, 0.5])
+    protocol = Protocol(weights="w", excluded_formulas=frozenset({"CsCl"}))
+    data = read_training_set([path, feature_free(path, tmp_path)], protocol)
+    assert data.weights is not None
+    assert data.weights.tolist() == [2.0, 0.5, 2.0, 0.5]
+    assert data.select(np.array([3, 0])).weights.tolist() == [0.5, 2.0]  # type: ignore[union-attr]
+    plain = read_training_set([path], Protocol())
+    assert plain.weights is None
+    weighted = read_training_set([path], Protocol(weights="w"))
+    assert weighted.content_hash() != plain.content_hash()
+
+
+def feature_free(path: Path, folder: Path) -> Path:
+    """The same structures under other ids."""
+    table = pd.read_parquet(path)
+    table["id"] = [f"{name}-again" for name in table["id"]]
+    table.to_parquet(folder / "again.parquet")
+    return folder / "again.parquet"
+
+
+@pytest.mark.parametrize(
+    ("weights", "message"),
+    [
+        ([1.0, -1.0, 1.0], r"no sample weight, the first is 'b' with -1"),
+        ([1.0, float("nan"), float("inf")], "2 rows have a 'w'"),
+        ([0.0, 0.0, 0.0], "is 0 in all 3 rows"),
+        (["much", "more", "most"], "does not hold numbers"),
+    ],
+)
+def test_weights_that_are_none(tmp_path: Path, weights: list[object], message: str) -> None:
+    with pytest.raises(InputDataError, match=message):
+        read_training_set([structures(tmp_path / "d.parquet", w=weights)], Protocol(weights="w"))
+
+
+def test_a_constant_target_is_nothing_to_learn(tmp_path: Path) -> None:
+    path = structures(tmp_path / "d.parquet", formation_energy_per_atom=[-1.5, -1.5, -1.5])
+    with pytest.raises(InputDataError, match=r"is -1\.5 in all 3 rows"):
+        read_training_set([path], Protocol())

@@ -1,0 +1,111 @@
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+
+from screening.model_card import Reliability
+from screening.plots import COLOURS, plot_errors, plot_learning_curves, plot_reliability
+
+LEVELS = (0.1, 0.5, 0.9)
+
+
+def reliability(group: str) -> Reliability:
+    return Reliability(
+        group=group,
+        n=1200,
+        expected=LEVELS,
+        observed=(0.2, 0.6, 0.95),
+        coverage=0.95,
+        coverage_low=0.93,
+        coverage_high=0.97,
+        sharpness=0.4,
+        miscalibration_area=0.08,
+    )
+
+
+def history(epochs: int, offset: float) -> list[dict[str, float]]:
+    return [
+        {"train_mae": offset / (epoch + 1), "validation_mae": offset / (epoch + 2)}
+        for epoch in range(epochs)
+    ]
+
+
+def lines_of(svg: str, colour: str) -> list[str]:
+    """Data of the lines of a colour, without the level ones of the legend."""
+    found = []
+    for element in ElementTree.fromstring(svg).iter():
+        data = element.get("d", "")
+        if colour in element.get("style", "") and len(set(heights(data))) > 1:
+            found.append(data)
+    return found
+
+
+def texts_of(svg: str) -> list[str]:
+    return [
+        "".join(element.itertext()).strip()
+        for element in ElementTree.fromstring(svg).iter()
+        if element.tag.endswith("text")
+    ]
+
+
+def heights(line: str) -> list[float]:
+    return [float(y) for _, y in re.findall(r"[ML] (-?[\d.]+) (-?[\d.]+)", line)]
+
+
+def test_each_member_has_two_curves_on_a_logarithmic_axis() -> None:
+    svg = plot_learning_curves([history(9, 1.0), history(5, 2.0)], "eV")
+    validation = lines_of(svg, COLOURS[0])
+    assert len(validation) == len(lines_of(svg, COLOURS[1])) == 2
+    assert [len(heights(line)) for line in validation] == [9, 5]
+    first, second, *_, last = heights(validation[0])
+    # the errors are 1/2, 1/3, ..., 1/10: equal ratios are equal lengths
+    assert (second - first) / (last - first) == pytest.approx(np.log(1.5) / np.log(5), rel=1e-3)
+    assert "mean absolute error (eV)" in texts_of(svg)
+
+
+def test_reliability_goes_through_the_cards_points() -> None:
+    svg = plot_reliability([reliability("B2"), reliability("cost $5 to $6")])
+    lines = lines_of(svg, COLOURS[0])
+    low, middle, high = heights(lines[0])
+    assert (middle - low) / (high - low) == pytest.approx(0.4 / 0.75, rel=1e-3)
+    assert "B2 (n = 1,200)" in texts_of(svg)
+    assert "cost $5 to $6 (n = 1,200)" in texts_of(svg)
+
+
+def test_the_distribution_of_errors_ends_at_one() -> None:
+    errors = np.array([0.1, -0.2, 0.0, 0.4])
+    svg = plot_errors({"net": errors, "_forest": 2 * errors})
+    assert len(lines_of(svg, COLOURS[0])) == len(lines_of(svg, COLOURS[1])) == 1
+    assert {"net", "forest"} <= set(texts_of(svg))
+    assert len(heights(lines_of(svg, COLOURS[0])[0])) == 4
+
+
+def test_errors_of_nothing_can_be_drawn() -> None:
+    assert plot_errors({"perfect": np.zeros(3)}).startswith("<svg")
+
+
+def test_plots_share_a_page_and_its_colour() -> None:
+    one, other = (plot_reliability([reliability("B2")], name) for name in ("a", "b"))
+    ids = [re.findall(r'\bid="([^"]+)"', svg) for svg in (one, other)]
+    assert not set(ids[0]) & set(ids[1])
+    for svg, known in zip((one, other), ids, strict=True):
+        used = re.findall(r'(?:href="|url\()#([^")]+)', svg)
+        assert used
+        assert set(used) <= set(known)
+    assert "currentColor" in one
+    assert one == plot_reliability([reliability("B2")], "a")
+
+
+def test_pyplot_stays_out() -> None:
+    code = (
+        "import sys; from screening.plots import plot_learning_curves\n"
+        "plot_learning_curves([[{'train_mae': 1.0, 'validation_mae': 1.0}]])\n"
+        "print('matplotlib.pyplot' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.split() == ["False"], done.stderr
