@@ -1,34 +1,173 @@
-"""The trainable network: an architecture as a torch module."""
+"""The trainable network: an architecture as a torch module, of one member or of several at once.
+
+A stack of k members is one module whose weights have an axis of members in front, and which maps
+(k, n, inputs) to (k, n): a GPU then multiplies all members in one batched product. Its members
+never see each other; what a stack computes for one of them is what that member computes alone.
+"""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from .architecture import Architecture
 
+_MOMENTUM = 0.1  # of running statistics, as in nn.BatchNorm1d
+_EPSILON = 1e-5
+
+
+@dataclass(eq=False)
+class Batch:
+    """What the layers of one network must know of the rows at hand in training.
+
+    Attributes:
+        generators: Source of random numbers of each member.
+        rows: Number of rows of each member of a stack where they differ, or None. The rows of x
+            are as many as the largest; what stands in a member's superfluous rows has no influence
+            on its others.
+    """
+
+    generators: Sequence[torch.Generator] = ()
+    rows: tuple[int, ...] | None = None
+
+    def valid(self, x: Tensor) -> Tensor:
+        """Return 1 for the rows of x (k, n, width) that count and 0 for others: (k, n, 1)."""
+        rows = torch.tensor(self.rows, device=x.device)
+        number = torch.arange(x.shape[1], device=x.device)
+        return (number < rows[:, None])[..., None].float()
+
+    def draw(self, x: Tensor, *, normal: bool = False) -> Tensor:
+        """Draw a float32 number for every value of x, each member's from its own generator.
+
+        Args:
+            x: (n, width), or (k, n, width) of a stack.
+            normal: Standard normal numbers instead of numbers uniform in [0, 1).
+
+        Returns:
+            Numbers of the shape of x; 0 in superfluous rows.
+        """
+
+        def sample(shape: Sequence[int], generator: torch.Generator) -> Tensor:
+            if normal:
+                return torch.randn(shape, generator=generator, device=x.device)
+            return torch.rand(shape, generator=generator, device=x.device)
+
+        if x.ndim == 2:
+            return sample(x.shape, self.generators[0])
+        count, most, width = x.shape
+        rows = self.rows or (most,) * count
+        drawn = [
+            sample((n, width), generator)
+            for n, generator in zip(rows, self.generators, strict=True)
+        ]
+        return torch.stack([functional.pad(d, (0, 0, 0, most - len(d))) for d in drawn])
+
 
 class Dropout(nn.Module):
-    """Dropout whose random numbers come from a generator of its own, not from a global state.
+    """Dropout whose random numbers come from generators of its own, not from a global state.
 
     Args:
         probability: Of setting a value to zero.
+        batch: Holds the generators.
     """
 
-    def __init__(self, probability: float) -> None:
+    def __init__(self, probability: float, batch: Batch) -> None:
         super().__init__()
         self.probability = probability
-        self.generator: torch.Generator | None = None
+        self.batch = batch
 
     def forward(self, x: Tensor) -> Tensor:
         """Drop values of x, any shape, in training; return it unchanged in evaluation."""
         if not self.training or not self.probability:
             return x
-        draw = torch.rand(x.shape, generator=self.generator, device=x.device)
-        return x * (draw >= self.probability) / (1.0 - self.probability)
+        return x * (self.batch.draw(x) >= self.probability) / (1.0 - self.probability)
+
+
+class StackedLinear(nn.Module):
+    """The linear layers of several members, weights (members, inputs, outputs).
+
+    Args:
+        members: Number of members.
+        inputs: Width of the input.
+        outputs: Width of the output.
+    """
+
+    def __init__(self, members: int, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.in_features, self.out_features = inputs, outputs
+        self.weight = nn.Parameter(torch.empty(members, inputs, outputs))
+        self.bias = nn.Parameter(torch.empty(members, outputs))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (members, n, inputs) to (members, n, outputs)."""
+        return torch.baddbmm(self.bias[:, None], x, self.weight)
+
+
+class StackedNorm(nn.Module):
+    """The batch norms of several members, each over its own rows.
+
+    Args:
+        members: Number of members.
+        width: Number of features.
+        batch: Says which rows count.
+    """
+
+    running_mean: Tensor
+    running_var: Tensor
+    num_batches_tracked: Tensor
+
+    def __init__(self, members: int, width: int, batch: Batch) -> None:
+        super().__init__()
+        self.batch = batch
+        self.eps = _EPSILON
+        self.weight = nn.Parameter(torch.ones(members, width))
+        self.bias = nn.Parameter(torch.zeros(members, width))
+        self.register_buffer("running_mean", torch.zeros(members, width))
+        self.register_buffer("running_var", torch.ones(members, width))
+        self.register_buffer("num_batches_tracked", torch.zeros(members, dtype=torch.int64))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise (members, n, width)."""
+        if self.training:
+            self.num_batches_tracked.add_(1)
+            if self.batch.rows is not None:
+                return self._normalise_ragged(x)
+        # features of all members side by side: torch's own kernel then does them at once
+        members, rows, width = x.shape
+        y = functional.batch_norm(
+            x.transpose(0, 1).reshape(rows, members * width),
+            self.running_mean.view(-1),
+            self.running_var.view(-1),
+            self.weight.reshape(-1),
+            self.bias.reshape(-1),
+            self.training,
+            _MOMENTUM,
+            self.eps,
+        )
+        return y.view(rows, members, width).transpose(0, 1)
+
+    def _normalise_ragged(self, x: Tensor) -> Tensor:
+        valid = self.batch.valid(x)
+        count = valid.sum(dim=1, keepdim=True)
+        mean = (x * valid).sum(dim=1, keepdim=True) / count
+        centred = (x - mean) * valid
+        var = centred.square().sum(dim=1, keepdim=True) / count
+        with torch.no_grad():
+            self.running_mean.lerp_(mean[:, 0], _MOMENTUM)
+            self.running_var.lerp_((var * count / (count - 1))[:, 0], _MOMENTUM)
+        y = centred * torch.rsqrt(var + self.eps)
+        return (y * self.weight[:, None] + self.bias[:, None]).to(x.dtype)
+
+
+def _linear(members: int | None, inputs: int, outputs: int) -> nn.Linear | StackedLinear:
+    if members is None:
+        return nn.Linear(inputs, outputs)
+    return StackedLinear(members, inputs, outputs)
 
 
 class Layer(nn.Module):
@@ -39,18 +178,34 @@ class Layer(nn.Module):
         outputs: Width of the output.
         norm: "before" or "after" the activation, or "none".
         shortcut: Whether the input (or its projection) is added to the activated output.
+        members: Number of members of a stack, or None for one network.
+        batch: Shared by all layers of the network.
     """
 
-    def __init__(self, inputs: int, outputs: int, norm: str, shortcut: bool) -> None:
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        norm: str,
+        shortcut: bool,
+        members: int | None,
+        batch: Batch,
+    ) -> None:
         super().__init__()
-        self.linear = nn.Linear(inputs, outputs)
-        self.norm = nn.BatchNorm1d(outputs) if norm != "none" else None
+        self.linear = _linear(members, inputs, outputs)
+        self.norm: nn.BatchNorm1d | StackedNorm | None = None
+        if norm != "none":
+            self.norm = (
+                nn.BatchNorm1d(outputs) if members is None else StackedNorm(members, outputs, batch)
+            )
         self.norm_first = norm == "before"
         self.shortcut = shortcut
-        self.projection = nn.Linear(inputs, outputs) if shortcut and inputs != outputs else None
+        self.projection = (
+            _linear(members, inputs, outputs) if shortcut and inputs != outputs else None
+        )
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map (n, inputs) to (n, outputs)."""
+        """Map (n, inputs) to (n, outputs), or with an axis of members in front of both."""
         y: Tensor = self.linear(x)
         if self.norm is not None and self.norm_first:
             y = self.norm(y)
@@ -71,6 +226,8 @@ class Stage(nn.Module):
         shortcut: Whether one shortcut goes around all layers (SRNet).
         layer_dropout: Dropout after every layer, as a probability.
         stage_dropout: Dropout after the last layer, as a probability.
+        members: Number of members of a stack, or None for one network.
+        batch: Shared by all layers of the network.
     """
 
     def __init__(
@@ -80,17 +237,21 @@ class Stage(nn.Module):
         shortcut: bool,
         layer_dropout: float,
         stage_dropout: float,
+        members: int | None,
+        batch: Batch,
     ) -> None:
         super().__init__()
         self.layers = nn.ModuleList(layers)
         outputs = layers[-1].linear.out_features
         self.shortcut = shortcut
-        self.projection = nn.Linear(inputs, outputs) if shortcut and inputs != outputs else None
-        self.layer_dropout = Dropout(layer_dropout)
-        self.stage_dropout = Dropout(stage_dropout)
+        self.projection = (
+            _linear(members, inputs, outputs) if shortcut and inputs != outputs else None
+        )
+        self.layer_dropout = Dropout(layer_dropout, batch)
+        self.stage_dropout = Dropout(stage_dropout, batch)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map (n, inputs) to (n, width)."""
+        """Map (n, inputs) to (n, width), or with an axis of members in front of both."""
         y = x
         for layer in self.layers:
             y = self.layer_dropout(layer(y))
@@ -101,23 +262,35 @@ class Stage(nn.Module):
 
 
 class Network(nn.Module):
-    """A regression network of fully connected layers with one output.
+    """A regression network of fully connected layers with one output, or a stack of them.
 
     Args:
         architecture: What to build.
         inputs: Number of features.
         dropout: Probability wherever the architecture has a ``D``.
+        members: Number of members of a stack, or None for one network.
+
+    Attributes:
+        batch: What its layers must know of the rows at hand in training.
     """
 
-    def __init__(self, architecture: Architecture, inputs: int, dropout: float = 0.0) -> None:
+    def __init__(
+        self,
+        architecture: Architecture,
+        inputs: int,
+        dropout: float = 0.0,
+        members: int | None = None,
+    ) -> None:
         super().__init__()
         self.architecture = architecture
+        self.members = members
+        self.batch = Batch()
         stages = []
         width = inputs
         for block in architecture.blocks:
             widths = [width] + [block.width] * block.count
             layers = [
-                Layer(a, b, block.norm, block.shortcut == "layer")
+                Layer(a, b, block.norm, block.shortcut == "layer", members, self.batch)
                 for a, b in itertools.pairwise(widths)
             ]
             stages.append(
@@ -127,18 +300,41 @@ class Network(nn.Module):
                     block.shortcut == "block",
                     dropout if block.dropout == "layer" else 0.0,
                     dropout if block.dropout == "block" else 0.0,
+                    members,
+                    self.batch,
                 )
             )
             width = block.width
         self.stages = nn.ModuleList(stages)
-        self.output = nn.Linear(width, 1)
+        self.output = _linear(members, width, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map scaled features (n, inputs) to scaled targets (n,), float32."""
+        """Map scaled features (n, inputs) to scaled targets (n,), float32.
+
+        A stack maps (members, n, inputs) to (members, n).
+        """
         for stage in self.stages:
             x = stage(x)
         y: Tensor = self.output(x)
         return y.squeeze(-1).float()
+
+    def leading_layers(self, count: int) -> list[nn.Module]:
+        """Modules of the first hidden layers on the main path, with their shortcuts.
+
+        Args:
+            count: How many layers; a shortcut around a block belongs to the block's last layer.
+
+        Returns:
+            The modules that hold the weights of these layers.
+        """
+        found: list[nn.Module] = []
+        for stage in self.stages:
+            assert isinstance(stage, Stage)
+            found += list(stage.layers)[: max(0, count)]
+            if count >= len(stage.layers) and stage.projection is not None:
+                found.append(stage.projection)
+            count -= len(stage.layers)
+        return found
 
 
 def new_network(
@@ -170,6 +366,37 @@ def new_network(
                 module.weight.uniform_(-bound, bound, generator=generator)
                 module.bias.uniform_(-bound, bound, generator=generator)
     return network
+
+
+def stack_states(states: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """Join the weights of several members into those of a stack.
+
+    Args:
+        states: One state per member; matrices are (outputs, inputs).
+
+    Returns:
+        Weights with an axis of members in front; matrices become (members, inputs, outputs).
+    """
+    joined = {}
+    for name in states[0]:
+        values = [state[name] for state in states]
+        joined[name] = torch.stack([v.T if v.ndim == 2 else v for v in values])
+    return joined
+
+
+def unstack_state(state: Mapping[str, Tensor]) -> list[dict[str, Tensor]]:
+    """Divide the weights of a stack into those of its members; the inverse of `stack_states`.
+
+    Args:
+        state: Weights with an axis of members in front.
+
+    Returns:
+        One state per member, its tensors views of the given ones.
+    """
+    members = len(next(iter(state.values())))
+    return [
+        {name: v[i].T if v.ndim == 3 else v[i] for name, v in state.items()} for i in range(members)
+    ]
 
 
 def count_parameters(architecture: Architecture | str, inputs: int) -> int:

@@ -9,8 +9,9 @@ from .architecture import Architecture
 from .errors import RecipeError, nearest
 
 OPTIMIZERS = ("adamw", "adam")
-SCHEDULES = ("one-cycle", "constant")
+SCHEDULES = ("one-cycle", "constant", "cosine", "step")
 PRECISIONS = ("auto", "bf16", "fp32")
+AVERAGINGS = ("none", "ema")
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,9 @@ class Recipe:
         learning_rate: Constant rate, or the top of the one-cycle.
         weight_decay: Decoupled weight decay of AdamW; must be 0 for Adam.
         schedule: "one-cycle" (cosine up for 30 % of all steps from 1/25 of the top rate, then
-            cosine down to nearly 0; Smith and Topin 2019) or "constant".
+            cosine down to nearly 0; Smith and Topin 2019), "constant", "cosine" (half a cosine from
+            `learning_rate` to 0 over all epochs) or "step" (times `decay_factor` after every
+            `decay_epochs`).
         gradient_clip: Largest norm of the whole gradient, or None.
         scale_inputs: Whether features are standardised with the training rows' mean and deviation.
         clip_sigma: Standardised features are clipped to this many deviations, or None.
@@ -37,6 +40,18 @@ class Recipe:
         precision: "bf16" runs the matrix products in bfloat16 under autocast, "fp32" does not,
             "auto" uses bfloat16 where the device multiplies it faster.
         dropout: Probability wherever the architecture has a ``D``.
+        frozen_layers: So many leading fully connected layers, each with its norm and shortcut, stay
+            as they were: no gradient, batch norm in evaluation mode (a shortcut around a block
+            goes with the block's last layer). -1 freezes all but the output. Needs weights to
+            start from.
+        weight_averaging: "none", or "ema": validation, best epoch and result are those of a running
+            average of the weights and batch-norm statistics of every step (Polyak and Juditsky
+            1992), each counting `averaging_decay` times what the next one does.
+        averaging_decay: Of "ema"; over the first steps it is no more than
+            (1 + step) / (10 + step), so that the initial weights are soon forgotten.
+        input_noise: Standard deviation of Gaussian noise added to the scaled inputs in training.
+        decay_epochs: Epochs between two falls of the rate under the "step" schedule.
+        decay_factor: What the rate is then multiplied with.
     """
 
     name: str = "default"
@@ -55,6 +70,12 @@ class Recipe:
     patience: int | None = 40
     precision: str = "auto"
     dropout: float = 0.1
+    frozen_layers: int = 0
+    weight_averaging: str = "none"
+    averaging_decay: float = 0.999
+    input_noise: float = 0.0
+    decay_epochs: int = 20
+    decay_factor: float = 0.5
 
     def __post_init__(self) -> None:
         """Check every field.
@@ -67,6 +88,7 @@ class Recipe:
             ("optimizer", OPTIMIZERS),
             ("schedule", SCHEDULES),
             ("precision", PRECISIONS),
+            ("weight_averaging", AVERAGINGS),
         ):
             value = getattr(self, field)
             if value not in choices:
@@ -74,6 +96,7 @@ class Recipe:
                     f"recipe {field} {value!r} is none of {', '.join(choices)}"
                     f"{nearest(str(value), choices)}"
                 )
+        hidden = Architecture.parse(self.architecture).depth - 1
         for field, fine, rule in (
             ("epochs", self.epochs >= 1, "at least 1"),
             ("batch_size", self.batch_size >= 2, "at least 2 (batch norm needs two rows)"),
@@ -84,6 +107,15 @@ class Recipe:
             ("validation_fraction", 0 < self.validation_fraction < 1, "between 0 and 1"),
             ("patience", self.patience is None or self.patience >= 1, "at least 1"),
             ("dropout", 0 <= self.dropout < 1, "from 0 to below 1"),
+            (
+                "frozen_layers",
+                -1 <= self.frozen_layers <= hidden,
+                f"from 0 to {hidden}, the architecture's hidden layers, or -1 for all of them",
+            ),
+            ("averaging_decay", 0 < self.averaging_decay < 1, "between 0 and 1"),
+            ("input_noise", self.input_noise >= 0, "0 or more"),
+            ("decay_epochs", self.decay_epochs >= 1, "at least 1"),
+            ("decay_factor", 0 < self.decay_factor <= 1, "above 0 and at most 1"),
         ):
             if not fine:
                 raise RecipeError(f"recipe {field} is {getattr(self, field)!r}, must be {rule}")
@@ -93,7 +125,12 @@ class Recipe:
             raise RecipeError(
                 "recipe clip_sigma needs scale_inputs: unscaled inputs are not clipped"
             )
-        Architecture.parse(self.architecture)
+
+    @property
+    def frozen_depth(self) -> int:
+        """Number of hidden layers that stay frozen, -1 counted out."""
+        hidden = Architecture.parse(self.architecture).depth - 1
+        return hidden if self.frozen_layers == -1 else self.frozen_layers
 
     def with_changes(self, **changes: Any) -> Recipe:
         """Return a copy with some fields changed.
@@ -116,7 +153,7 @@ class Recipe:
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> Recipe:
-        """Read what `to_json` wrote.
+        """Read what `to_json` wrote; fields that an older version did not have get their defaults.
 
         Raises:
             RecipeError: If a field does not exist.

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import builtins
+import contextlib
 import hashlib
 import json
 import math
 import time
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -19,13 +21,29 @@ from torch import Tensor
 from .architecture import Architecture
 from .device import choose_device, choose_dtype
 from .ensemble import Ensemble, Member
-from .errors import CheckpointError, DataError, IRNetError, ModelFileError
-from .network import Dropout, new_network
+from .errors import (
+    ArchitectureError,
+    CheckpointError,
+    DataError,
+    IRNetError,
+    ModelFileError,
+    RecipeError,
+    check_feature_names,
+)
+from .network import Batch, Network, new_network, stack_states
+from .optimizer import Optimizer
 from .recipe import Recipe, find_recipe
 from .scaling import Scaling
 from .storage import read_tensors, write_tensors
 
 _CHECKPOINT = "an irnet checkpoint"
+_CHECKPOINT_FORMAT = 1
+_CHECKPOINT_NAME = "checkpoint.safetensors"
+_MEMBER_NAME = "member.safetensors"
+_DIVERGED_NAME = "diverged.safetensors"
+_SLOW_SAVE_SECONDS = 0.5
+_SLOW_SAVE_PAUSE = 10.0  # times the duration of a slow save
+_BLOCK_ROWS = 4096
 _WARM_SHARE = 0.3
 _START_DIVISOR = 25.0
 _END_DIVISOR = 1e4
@@ -88,6 +106,12 @@ class MemberTask:
         folder: Where checkpoint and finished member are kept.
         progress: Called after every epoch, or None.
         checkpoint_every: Epochs between checkpoints.
+        weights: (n,) weights of the rows, float64, or None for equal ones.
+        init: Member to start from, or None for fresh weights.
+        keep_target: Whether `init` was trained on the same target, so that its output layer and
+            target scaling are kept.
+        target_name: Goes into the member's record.
+        target_unit: Goes into the member's record.
     """
 
     features: NDArray[np.float32] = field(repr=False)
@@ -103,18 +127,29 @@ class MemberTask:
     folder: Path
     progress: Callable[[Progress], None] | None = None
     checkpoint_every: int = 2
+    weights: NDArray[np.float64] | None = field(default=None, repr=False)
+    init: Member | None = field(default=None, repr=False)
+    keep_target: bool = True
+    target_name: str = "formation_enthalpy"
+    target_unit: str = "eV/atom"
 
     @property
     def identity(self) -> dict[str, Any]:
         """What must agree for a checkpoint to be this task's."""
-        groups = None if self.groups is None else hashlib.sha256(self.groups.tobytes()).hexdigest()
-        return {
+        found = {
             "data_sha256": self.data_hash,
-            "groups_sha256": groups,
+            "groups_sha256": None if self.groups is None else _hash_array(self.groups),
             "recipe": self.recipe.to_json(),
             "seed": self.seed,
             "member": self.number,
         }
+        # only where they are given, so that other trainings keep the identity they always had
+        if self.weights is not None:
+            found["weights_sha256"] = _hash_array(self.weights)
+        if self.init is not None:
+            found["init_sha256"] = hash_member(self.init)
+            found["init_output"] = "kept" if self.keep_target else "new"
+        return found
 
 
 def train_ensemble(
@@ -133,12 +168,16 @@ def train_ensemble(
     target_name: str = "formation_enthalpy",
     target_unit: str = "eV/atom",
     checkpoint_every: int = 2,
+    weights: ArrayLike | None = None,
+    init_from: Ensemble | Member | None = None,
+    together: bool | None = None,
 ) -> Ensemble:
     """Train members that differ in seed and validation split.
 
     Called again with the same data, recipe and seed after an interruption, it continues: finished
     members are read, a begun one goes on at its last checkpoint and ends, on the same machine
-    and number of threads, with the same weights bit for bit.
+    and number of threads, with the same weights bit for bit. Members trained together and one by
+    one differ by rounding only, and either way goes on with what the other has begun.
 
     Args:
         features: (n, features); stored and used as float32.
@@ -155,27 +194,56 @@ def train_ensemble(
             process boundaries, `progress` must be picklable.
         target_name: Goes into the card.
         target_unit: Goes into the card.
-        checkpoint_every: Epochs between checkpoints.
+        checkpoint_every: Epochs between checkpoints; more pass where writing one takes longer than
+            half a second, so that it costs no more than about a tenth of the time.
+        weights: (n,) weights of the rows, 0 or more, or None for equal ones. Loss, training and
+            validation error are weighted means, so the best epoch is the best for rows of weight;
+            the scaling is not weighted.
+        init_from: A trained ensemble or member to start from, of the recipe's architecture (but for
+            dropout) and these features; member i starts as its member i, modulo their number. Its
+            input scaling is kept, whatever the recipe says, because its weights are relative to
+            it. For the same target (name and unit) its output layer and target scaling are kept
+            too; for another one, both are new.
+        together: Train all members on one device as one stack of networks. By default where the
+            device is a GPU and no `map` is given; a CPU is faster one by one. Then `map` is not
+            called.
 
     Returns:
         The ensemble; its card holds target, data hash, recipe, seeds and validation errors.
 
     Raises:
-        DataError: If shapes disagree or a value is not finite (names row and column).
+        DataError: If shapes disagree, a value is not finite (names row and column), the target is
+            the same everywhere, or a weight is negative.
+        FeatureMismatchError: If `init_from` was trained on other columns.
+        ArchitectureError: If `init_from` has another architecture.
+        RecipeError: If layers are to be frozen without `init_from`.
         CheckpointError: If the folder holds the checkpoint of another training.
+        ModelFileError: If a checkpoint is truncated, altered, or of a newer format.
+        DeviceError: If there is no such device.
         TrainingDivergedError: If the loss is no longer finite.
     """
     recipe = find_recipe(recipe) if isinstance(recipe, str) else recipe
     if members < 1:
         raise DataError(f"members is {members}, must be at least 1")
     x, y, names = check_data(features, target, feature_names)
+    if len(y) and (y == y[0]).all():
+        raise DataError(
+            f"target is {y[0]} in every one of {len(y)} rows: there is nothing to learn; "
+            "is it the right column?"
+        )
     labels = None
     if groups is not None:
         _, labels = np.unique(np.asarray(groups), return_inverse=True)
         labels = labels.astype(np.int64).reshape(-1)
         if len(labels) != len(y):
             raise DataError(f"groups has {len(labels)} labels for {len(y)} rows")
-    choose_device(device)
+    row_weights = None if weights is None else _check_weights(weights, len(y))
+    sources, keep_target = _check_source(init_from, recipe, names, target_name, target_unit)
+    here = map is builtins.map
+    if together is None:
+        together = here and choose_device(device).type == "cuda"
+    if together or here:
+        choose_device(device)
     data_hash = hash_data(x, y, names)
     tasks = [
         MemberTask(
@@ -192,10 +260,15 @@ def train_ensemble(
             folder=Path(checkpoint_dir) / f"member-{number}",
             progress=progress,
             checkpoint_every=checkpoint_every,
+            weights=row_weights,
+            init=sources[number % len(sources)] if sources else None,
+            keep_target=keep_target,
+            target_name=target_name,
+            target_unit=target_unit,
         )
         for number in range(members)
     ]
-    trained = tuple(map(train_member, tasks))
+    trained = tuple(train_together(tasks) if together else map(train_member, tasks))
     card = {
         "target": target_name,
         "unit": target_unit,
@@ -208,6 +281,10 @@ def train_ensemble(
         "seconds": sum(member.record["seconds"] for member in trained),
         "torch": torch.__version__,
     }
+    if row_weights is not None:
+        card["weights_sha256"] = _hash_array(row_weights)
+    if sources:
+        card["init_sha256"] = [hash_member(source) for source in sources]
     return Ensemble(trained, card)
 
 
@@ -220,26 +297,126 @@ def train_member(task: MemberTask) -> Member:
     Returns:
         The member with the weights of its best epoch.
     """
-    finished = task.folder / "member.safetensors"
-    if finished.exists():
-        member = Member.load(finished)
-        _check_identity(member.record["identity"], task, finished)
-        return member
-    task.folder.mkdir(parents=True, exist_ok=True)
-    run = _Run(task)
-    checkpoint = task.folder / "checkpoint.safetensors"
-    if checkpoint.exists():
-        run.restore(checkpoint)
-    while not run.finished:
+    return train_together([task])[0]
+
+
+def train_together(tasks: Sequence[MemberTask]) -> list[Member]:
+    """Train members of one ensemble on one device as one stack of networks.
+
+    Finished members are read, begun ones go on. Members that stand at different epochs, or whose
+    training rows make different numbers of steps, are in different stacks. A member that stops
+    early leaves its stack.
+
+    Args:
+        tasks: Of one training; they differ in number and folder.
+
+    Returns:
+        One member per task, with the weights of its best epoch.
+    """
+    members: dict[int, Member] = {}
+    stacks: dict[tuple[int, int], list[_Trainee]] = {}
+    for task in tasks:
+        finished = task.folder / _MEMBER_NAME
+        if finished.exists():
+            members[task.number] = Member.load(finished)
+            _check_identity(members[task.number].record.get("identity"), task, finished)
+            continue
+        task.folder.mkdir(parents=True, exist_ok=True)
+        trainee = _Trainee(task)
+        if trainee.checkpoint.exists():
+            trainee.restore()
+        stacks.setdefault((trainee.epoch, trainee.steps_per_epoch), []).append(trainee)
+    for trainees in stacks.values():
+        for member in _train_stack(trainees):
+            members[member.record["number"]] = member
+    return [members[task.number] for task in tasks]
+
+
+def _train_stack(trainees: Sequence[_Trainee]) -> Iterator[Member]:
+    run: _Run | None = None
+    saved_at, save_seconds = -math.inf, 0.0
+    while trainees:
+        finished = [trainee for trainee in trainees if trainee.finished]
+        for trainee in finished:
+            member = trainee.member()
+            member.save(trainee.task.folder / _MEMBER_NAME)
+            trainee.checkpoint.unlink(missing_ok=True)
+            yield member
+        trainees = [trainee for trainee in trainees if trainee not in finished]
+        if not trainees:
+            break
+        if run is None or finished:
+            if run is not None:
+                run.keep()
+            run = _Run(trainees)
         run.train_epoch()
-        if task.progress is not None:
-            task.progress(run.progress())
-        if run.epoch % task.checkpoint_every == 0 and not run.finished:
-            run.save(checkpoint)
-    member = run.member()
-    member.save(finished)
-    checkpoint.unlink(missing_ok=True)
-    return member
+        for trainee in trainees:
+            if trainee.task.progress is not None:
+                trainee.task.progress(trainee.progress())
+        begun = time.perf_counter()
+        slow = save_seconds > _SLOW_SAVE_SECONDS
+        if trainees[0].epoch % trainees[0].task.checkpoint_every or (
+            slow and begun - saved_at < _SLOW_SAVE_PAUSE * save_seconds
+        ):
+            continue
+        run.keep()
+        for trainee in trainees:
+            if not trainee.finished:
+                trainee.save()
+            trainee.tensors = {}
+        saved_at = time.perf_counter()
+        save_seconds = saved_at - begun
+
+
+def _check_weights(weights: ArrayLike, rows: int) -> NDArray[np.float64]:
+    values = np.ascontiguousarray(weights, dtype=np.float64)
+    if values.shape != (rows,):
+        raise DataError(f"weights have shape {values.shape}, expected ({rows},), one per row")
+    wrong = ~(np.isfinite(values) & (values >= 0))
+    if wrong.any():
+        row = int(np.argmax(wrong))
+        raise DataError(f"weights row {row} is {values[row]}; a weight is finite and 0 or more")
+    if not values.any():
+        raise DataError("all weights are 0; give weight to the rows to learn from")
+    return values
+
+
+def _check_source(
+    source: Ensemble | Member | None,
+    recipe: Recipe,
+    names: Sequence[str],
+    target_name: str,
+    target_unit: str,
+) -> tuple[tuple[Member, ...], bool]:
+    """Return the members to start from and whether their target is the same."""
+    if source is None:
+        if recipe.frozen_layers:
+            raise RecipeError(
+                f"recipe frozen_layers is {recipe.frozen_layers}, but fresh weights are not worth "
+                "keeping; give init_from, or set frozen_layers to 0"
+            )
+        return (), True
+    members = source.members if isinstance(source, Ensemble) else (source,)
+    facts = source.card if isinstance(source, Ensemble) else source.record
+    if "target" not in facts:
+        raise DataError(
+            "init_from does not say what its target is; give the whole ensemble, whose card does"
+        )
+    wanted = str(_without_dropout(Architecture.parse(recipe.architecture)))
+    for number, member in enumerate(members):
+        check_feature_names(member.feature_names, names, f"member {number} of init_from")
+        found = str(_without_dropout(member.architecture))
+        if found != wanted:
+            raise ArchitectureError(
+                f"member {number} of init_from is {found}, but the recipe's architecture is "
+                f"{wanted}; train the architecture of init_from"
+            )
+    same = (facts["target"], facts.get("unit", target_unit)) == (target_name, target_unit)
+    return members, same
+
+
+def _without_dropout(architecture: Architecture) -> Architecture:
+    return Architecture(tuple(replace(block, dropout="none") for block in architecture.blocks))
 
 
 def check_data(
@@ -326,13 +503,14 @@ def split_rows(
     return train, np.flatnonzero(chosen)
 
 
-def learning_rate(recipe: Recipe, step: int, steps: int) -> float:
+def learning_rate(recipe: Recipe, step: int, steps: int, steps_per_epoch: int = 1) -> float:
     """Learning rate of one step.
 
     Args:
         recipe: Names the schedule and the top rate.
         step: From 0.
         steps: Steps of all epochs.
+        steps_per_epoch: Steps of one epoch.
 
     Returns:
         The rate.
@@ -340,6 +518,10 @@ def learning_rate(recipe: Recipe, step: int, steps: int) -> float:
     top = recipe.learning_rate
     if recipe.schedule == "constant":
         return top
+    if recipe.schedule == "step":
+        return top * recipe.decay_factor ** (step // steps_per_epoch // recipe.decay_epochs)
+    if recipe.schedule == "cosine":
+        return top * (1 + math.cos(math.pi * step / steps)) / 2
     warm = max(1.0, _WARM_SHARE * steps)
     start, end = top / _START_DIVISOR, top / _START_DIVISOR / _END_DIVISOR
     if step < warm:
@@ -349,8 +531,20 @@ def learning_rate(recipe: Recipe, step: int, steps: int) -> float:
     return high + (low - high) * (1 + math.cos(math.pi * min(1.0, done))) / 2
 
 
-class _Run:
-    """One member's training: network, optimiser, data and what has happened so far."""
+@dataclass(frozen=True, eq=False)
+class _Rows:
+    """Rows of one member on its device: scaled features, scaled target, weights of mean 1."""
+
+    x: Tensor
+    y: Tensor
+    weights: Tensor | None
+
+    def __len__(self) -> int:
+        return len(self.y)
+
+
+class _Trainee:
+    """One member in training: its rows, its scaling and what has happened so far."""
 
     def __init__(self, task: MemberTask) -> None:
         self.task = task
@@ -362,43 +556,46 @@ class _Run:
         train, validation = split_rows(
             len(task.target), recipe.validation_fraction, self.split_seed, task.groups
         )
-        self.scaling = Scaling.fit(
-            task.features[train],
-            task.target[train],
-            scale_inputs=recipe.scale_inputs,
-            clip=recipe.clip_sigma,
-            scale_target=recipe.scale_target,
-        )
-        self.train_x, self.train_y = self._tensors(train)
-        self.validation_x, self.validation_y = self._tensors(validation)
+        self.scaling = _fit_scaling(task, train)
+        self.train = self._rows(train, "training")
+        self.validation = self._rows(validation, "validation")
         self.steps_per_epoch = max(1, len(train) // recipe.batch_size)
         self.architecture = Architecture.parse(recipe.architecture)
-        generator = torch.Generator().manual_seed(self.weight_seed)
-        network = new_network(self.architecture, len(task.feature_names), recipe.dropout, generator)
-        self.network = network.to(self.device)
-        self.dropout_generator = torch.Generator(self.device)
-        for module in self.network.modules():
-            if isinstance(module, Dropout):
-                module.generator = self.dropout_generator
-        self.parameters = list(self.network.parameters())
-        make = torch.optim.AdamW if recipe.optimizer == "adamw" else torch.optim.Adam
-        self.optimizer = make(
-            self.parameters,
-            lr=recipe.learning_rate,
-            weight_decay=recipe.weight_decay,
-            fused=True,
-        )
         self.history: list[dict[str, float]] = []
         self.best_mae = math.inf
         self.best_epoch = 0
-        self.best_state = self._copy_state()
-        self.seconds_before = 0.0
-        self.started = time.perf_counter()
+        self.seconds = 0.0
+        self.tensors: dict[str, dict[str, Tensor]] = {"network": self._first_state()}
+        self.best_state = self.tensors["network"]
 
-    def _tensors(self, rows: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
-        x = torch.from_numpy(self.scaling.inputs(self.task.features[rows]))
-        y = torch.from_numpy(self.scaling.target(self.task.target[rows]))
-        return x.to(self.device, self.dtype), y.to(self.device)
+    def _rows(self, rows: NDArray[np.int64], use: str) -> _Rows:
+        task = self.task
+        weights = None
+        if task.weights is not None:
+            values = task.weights[rows]
+            if not values.any():
+                raise DataError(
+                    f"member {task.number}: all of its {len(rows)} {use} rows have weight 0; "
+                    "give weight to more rows"
+                )
+            weights = torch.from_numpy((values / values.mean()).astype(np.float32)).to(self.device)
+        x = torch.from_numpy(self.scaling.inputs(task.features[rows]))
+        y = torch.from_numpy(self.scaling.target(task.target[rows]))
+        return _Rows(x.to(self.device, self.dtype), y.to(self.device), weights)
+
+    def _first_state(self) -> dict[str, Tensor]:
+        task = self.task
+        generator = torch.Generator().manual_seed(self.weight_seed)
+        fresh = new_network(self.architecture, len(task.feature_names), 0.0, generator)
+        state = dict(fresh.state_dict())
+        if task.init is not None:
+            kept = {
+                name: value
+                for name, value in task.init.state.items()
+                if task.keep_target or not name.startswith("output.")
+            }
+            state |= {name: value.clone() for name, value in kept.items()}
+        return {name: value.detach().to(self.device) for name, value in state.items()}
 
     @property
     def epoch(self) -> int:
@@ -413,57 +610,14 @@ class _Run:
         )
 
     @property
-    def seconds(self) -> float:
-        return self.seconds_before + time.perf_counter() - self.started
+    def checkpoint(self) -> Path:
+        return self.task.folder / _CHECKPOINT_NAME
 
-    def train_epoch(self) -> None:
-        # shuffling and dropout draw from seeds of the epoch: a resumed run needs no generator state
-        recipe, epoch = self.task.recipe, self.epoch
-        seed = int(np.random.SeedSequence([self.shuffle_seed, epoch]).generate_state(1)[0])
-        generator = torch.Generator().manual_seed(seed)
-        order = torch.randperm(len(self.train_y), generator=generator).to(self.device)
-        steps = recipe.epochs * self.steps_per_epoch
-        total = torch.zeros((), dtype=torch.float64, device=self.device)
-        self.network.train()
-        self.dropout_generator.manual_seed(seed)
-        for number, rows in enumerate(order.tensor_split(self.steps_per_epoch)):
-            rate = learning_rate(recipe, epoch * self.steps_per_epoch + number, steps)
-            self.optimizer.param_groups[0]["lr"] = rate
-            with self._autocast():
-                predicted = self.network(self.train_x[rows])
-            loss = (predicted - self.train_y[rows]).abs().mean()
-            self.optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            if recipe.gradient_clip is not None:
-                torch.nn.utils.clip_grad_norm_(self.parameters, recipe.gradient_clip)
-            self.optimizer.step()
-            total += loss.detach() * len(rows)
-        train_mae = float(total) / len(self.train_y) * self.scaling.target_std
-        validation_mae = self._validate()
-        if not (math.isfinite(train_mae) and math.isfinite(validation_mae)):
-            raise TrainingDivergedError(
-                f"member {self.task.number}, epoch {epoch + 1}: the loss is no longer finite; "
-                "lower the recipe's learning_rate or set gradient_clip"
-            )
-        self.history.append({"train_mae": train_mae, "validation_mae": validation_mae})
-        if validation_mae < self.best_mae:
-            self.best_mae, self.best_epoch = validation_mae, self.epoch
-            self.best_state = self._copy_state()
-
-    @torch.no_grad()
-    def _validate(self) -> float:
-        self.network.eval()
-        with self._autocast():
-            predicted = torch.cat([self.network(x) for x in self.validation_x.split(4096)])
-        mae = (predicted - self.validation_y).abs().double().mean()
-        return float(mae) * self.scaling.target_std
-
-    def _autocast(self) -> torch.autocast:
-        bf16 = self.dtype == torch.bfloat16
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=bf16)
-
-    def _copy_state(self) -> dict[str, Tensor]:
-        return {k: v.detach().clone() for k, v in self.network.state_dict().items()}
+    def epoch_seed(self, *purpose: int) -> int:
+        # shuffling, dropout and noise draw from seeds of the epoch: a resumed run needs no
+        # generator state
+        words = [self.shuffle_seed, self.epoch, *purpose]
+        return int(np.random.SeedSequence(words).generate_state(1)[0])
 
     def progress(self) -> Progress:
         last = self.history[-1]
@@ -478,64 +632,82 @@ class _Run:
             seconds=self.seconds,
         )
 
-    def save(self, path: Path) -> None:
-        tensors = {f"network.{k}": v for k, v in self.network.state_dict().items()}
-        tensors |= {f"best.{k}": v for k, v in self.best_state.items()}
-        for number, parameter in enumerate(self.parameters):
-            for key, value in self.optimizer.state[parameter].items():
-                tensors[f"optimizer.{number}.{key}"] = value
+    def save(self) -> None:
+        """Write the checkpoint: what `_Run.keep` left here, and the best weights so far."""
+        parts = self.tensors | {"best": self.best_state}
+        tensors = {f"{part}.{key}": v for part, vs in parts.items() for key, v in vs.items()}
         header = {
             "kind": _CHECKPOINT,
+            "format": _CHECKPOINT_FORMAT,
             "identity": self.task.identity,
             "history": self.history,
             "best_mae": self.best_mae,
             "best_epoch": self.best_epoch,
             "seconds": self.seconds,
         }
-        write_tensors(path, tensors, header)
+        tensors = {key: value.cpu() for key, value in tensors.items()}
+        header["sha256"] = _hash_checkpoint(tensors, header)
+        write_tensors(self.checkpoint, tensors, header)
 
-    def restore(self, path: Path) -> None:
+    def restore(self) -> None:
+        """Read the checkpoint."""
+        path = self.checkpoint
         try:
             tensors, header = read_tensors(path, _CHECKPOINT)
         except ModelFileError as error:
             raise ModelFileError(f"{error}; delete it to start this member afresh") from error
+        written = header.get("format", 0)  # the first version wrote none
+        if not isinstance(written, int) or written > _CHECKPOINT_FORMAT:
+            raise ModelFileError(
+                f"{path}: written in format {written} by a newer version, this one reads up to "
+                f"{_CHECKPOINT_FORMAT}; update, or delete it to start this member afresh"
+            )
+        digest = header.pop("sha256", None)
+        if written and digest != _hash_checkpoint(tensors, header):
+            raise ModelFileError(
+                f"{path}: was altered after it was written; delete it to start this member afresh"
+            )
         try:
             _check_identity(header["identity"], self.task, path)
-            part: dict[str, dict[str, Tensor]] = {"network": {}, "best": {}, "optimizer": {}}
+            parts: dict[str, dict[str, Tensor]] = {"network": {}, "best": {}, "optimizer": {}}
             for name, value in tensors.items():
-                kind, _, rest = name.partition(".")
-                part[kind][rest] = value.to(self.device)
-            self.network.load_state_dict(part["network"])
-            self.best_state = part["best"]
-            for number, parameter in enumerate(self.parameters):
-                self.optimizer.state[parameter] = {
-                    key: part["optimizer"][f"{number}.{key}"]
-                    for key in ("step", "exp_avg", "exp_avg_sq")
-                }
+                part, _, rest = name.partition(".")
+                parts.setdefault(part, {})[rest] = value.to(self.device)
+            expected = self.tensors["network"]
+            for state in (parts["network"], parts["best"]):
+                wrong = [key for key in expected if _shape(state.get(key)) != _shape(expected[key])]
+                if wrong or len(state) != len(expected):
+                    raise RuntimeError(f"weights differ: {', '.join(wrong) or 'unknown names'}")
+            self.best_state = parts.pop("best")
+            self.tensors = parts
             self.history = header["history"]
             self.best_mae, self.best_epoch = header["best_mae"], header["best_epoch"]
-            self.seconds_before = header["seconds"]
-        except (KeyError, RuntimeError) as error:
-            raise ModelFileError(
-                f"{path}: does not fit this training ({error}); delete it to start afresh"
-            ) from error
+            self.seconds = header["seconds"]
+        except (KeyError, RuntimeError, TypeError) as error:
+            if isinstance(error, CheckpointError):
+                raise
+            raise _misfit(path, error) from error
 
     def member(self) -> Member:
+        """The member with the weights of its best epoch."""
+        task = self.task
         record = {
-            "identity": self.task.identity,
-            "recipe": self.task.recipe.to_json(),
-            "seed": self.task.seed,
-            "number": self.task.number,
+            "identity": task.identity,
+            "recipe": task.recipe.to_json(),
+            "seed": task.seed,
+            "number": task.number,
             "seeds": {
                 "weights": self.weight_seed,
                 "split": self.split_seed,
                 "shuffle": self.shuffle_seed,
             },
-            "train_rows": len(self.train_y),
-            "validation_rows": len(self.validation_y),
+            "target": task.target_name,
+            "unit": task.target_unit,
+            "train_rows": len(self.train),
+            "validation_rows": len(self.validation),
             "epochs": self.epoch,
             "best_epoch": self.best_epoch,
-            "validation_mae": self.best_mae,
+            "validation_mae": self.best_mae if self.history else None,
             "history": self.history,
             "seconds": round(self.seconds, 3),
             "device": self.device.type,
@@ -543,21 +715,265 @@ class _Run:
         }
         return Member(
             architecture=self.architecture,
-            feature_names=self.task.feature_names,
+            feature_names=task.feature_names,
             scaling=self.scaling,
             state={k: v.cpu() for k, v in self.best_state.items()},
             record=record,
         )
 
 
+class _Run:
+    """The training loop of one member, or of several that have come to the same epoch."""
+
+    def __init__(self, trainees: Sequence[_Trainee]) -> None:
+        self.trainees = trainees
+        first = trainees[0]
+        self.recipe = recipe = first.task.recipe
+        self.device, self.dtype = first.device, first.dtype
+        self.steps_per_epoch = first.steps_per_epoch
+        stacked = len(trainees) > 1
+        with torch.device("meta"):
+            network = Network(
+                first.architecture,
+                len(first.task.feature_names),
+                recipe.dropout,
+                len(trainees) if stacked else None,
+            )
+        states = [trainee.tensors["network"] for trainee in trainees]
+        joined = stack_states(states) if stacked else {k: v.clone() for k, v in states[0].items()}
+        network.load_state_dict(joined, assign=True)
+        self.frozen = network.leading_layers(recipe.frozen_depth)
+        for module in self.frozen:
+            module.requires_grad_(False)
+        self.network = network
+        network.batch.generators = [torch.Generator(self.device) for _ in trainees]
+        self.noise = Batch([torch.Generator(self.device) for _ in trainees])
+        self.optimizer = Optimizer(network, recipe, self.dtype)
+        if "optimizer" in first.tensors:
+            try:
+                self.optimizer.restore(
+                    [trainee.tensors["optimizer"] for trainee in trainees],
+                    [trainee.tensors.get("average", {}) for trainee in trainees],
+                )
+            except (KeyError, RuntimeError) as error:
+                raise _misfit(first.checkpoint, error) from error
+        for trainee in trainees:
+            trainee.tensors = {}  # the run has them now
+        self.train_x = _join([trainee.train.x for trainee in trainees])
+        self.train_y = _join([trainee.train.y for trainee in trainees])
+        weights = [t.train.weights for t in trainees if t.train.weights is not None]
+        self.train_weights = _join(weights) if weights else None
+
+    def train_epoch(self) -> None:
+        """Go through all training rows once.
+
+        Raises:
+            TrainingDivergedError: If a loss is no longer finite; the best weights so far are kept.
+        """
+        started = time.perf_counter()
+        batches = self._shuffle()
+        epoch, steps = self.trainees[0].epoch, self.recipe.epochs * self.steps_per_epoch
+        self.network.train()
+        for module in self.frozen:
+            module.eval()
+        losses = torch.zeros((self.steps_per_epoch, len(self.trainees)), device=self.device)
+        for number in range(self.steps_per_epoch):
+            rate = learning_rate(
+                self.recipe, epoch * self.steps_per_epoch + number, steps, self.steps_per_epoch
+            )
+            loss = self._loss([rows[number] for rows in batches])
+            losses[number] = loss.detach()
+            self.optimizer.step(loss.sum(), rate)
+        sizes = torch.tensor([[len(rows) for rows in member] for member in batches]).T
+        found = losses.cpu().double()
+        totals = (found * sizes).sum(dim=0).tolist()
+        validation = self._validate()
+        seconds = (time.perf_counter() - started) / len(self.trainees)
+        lost = []
+        for place, trainee in enumerate(self.trainees):
+            trainee.seconds += seconds
+            train_mae = totals[place] / len(trainee.train) * trainee.scaling.target_std
+            validation_mae = validation[place] * trainee.scaling.target_std
+            if not (math.isfinite(train_mae) and math.isfinite(validation_mae)):
+                wrong = (~found[:, place].isfinite()).nonzero()
+                lost.append((trainee, int(wrong[0]) if len(wrong) else None))
+                continue
+            trainee.history.append(
+                {
+                    "train_mae": train_mae,
+                    "validation_mae": validation_mae,
+                    "learning_rate": rate,
+                }
+            )
+            if validation_mae < trainee.best_mae:
+                trainee.best_mae, trainee.best_epoch = validation_mae, trainee.epoch
+                trainee.best_state = self.optimizer.states(averaged=True)[place]
+        if lost:
+            self._give_up([trainee for trainee, _ in lost], *lost[0])
+
+    def _shuffle(self) -> list[tuple[Tensor, ...]]:
+        """Draw the batches of an epoch: row numbers of each member and step."""
+        batches, first = [], 0
+        generators = zip(self.network.batch.generators, self.noise.generators, strict=True)
+        for trainee, (dropout, noise) in zip(self.trainees, generators, strict=True):
+            seed = trainee.epoch_seed()
+            shuffle = torch.Generator().manual_seed(seed)
+            order = torch.randperm(len(trainee.train), generator=shuffle) + first
+            batches.append(order.to(self.device).tensor_split(self.steps_per_epoch))
+            dropout.manual_seed(seed)
+            noise.manual_seed(trainee.epoch_seed(1))
+            first += len(trainee.train)
+        return batches
+
+    def _loss(self, rows: Sequence[Tensor]) -> Tensor:
+        """Mean absolute error of each member over its rows of a batch: (members,), or a scalar."""
+        lengths = tuple(map(len, rows))
+        ragged = len(set(lengths)) > 1
+        self.network.batch.rows = self.noise.rows = lengths if ragged else None
+        if len(rows) == 1:
+            numbers = rows[0]
+        elif ragged:
+            numbers = torch.nn.utils.rnn.pad_sequence(list(rows), batch_first=True)
+        else:
+            numbers = torch.stack(list(rows))
+        x = self.train_x[numbers]
+        if self.recipe.input_noise:
+            x = x + (self.recipe.input_noise * self.noise.draw(x, normal=True)).to(x.dtype)
+        error = (self.network(x) - self.train_y[numbers]).abs()
+        if self.train_weights is not None:
+            error = error * self.train_weights[numbers]
+        if ragged:
+            valid = self.network.batch.valid(x)[..., 0]
+            return (error * valid).sum(dim=-1) / valid.sum(dim=-1)
+        return error.mean(dim=-1)
+
+    @torch.no_grad()
+    def _validate(self) -> list[float]:
+        """Mean absolute error of each member on its validation rows, in scaled units."""
+        self.network.eval()
+        rows = [trainee.validation for trainee in self.trainees]
+        most = max(map(len, rows))
+        with self.optimizer.averaged_weights():
+            if len(rows) == 1:
+                x = rows[0].x
+                predicted = torch.cat([self.network(part) for part in x.split(_BLOCK_ROWS)])[None]
+            else:
+                # in evaluation mode a row has no influence on another: padding does no harm
+                x = torch.stack(
+                    [torch.nn.functional.pad(r.x, (0, 0, 0, most - len(r))) for r in rows]
+                )
+                parts = x.split(_BLOCK_ROWS, dim=1)
+                predicted = torch.cat([self.network(part) for part in parts], dim=1)
+        found = []
+        for each, own in zip(predicted, rows, strict=True):
+            error = (each[: len(own)] - own.y).abs().double()
+            found.append((error if own.weights is None else error * own.weights).mean())
+        return torch.stack(found).tolist()
+
+    def _give_up(self, lost: Sequence[_Trainee], trainee: _Trainee, step: int | None) -> None:
+        self.keep()
+        for other in self.trainees:
+            if other not in lost:
+                other.save()
+        files = []
+        for each in lost:
+            files.append(each.task.folder / _DIVERGED_NAME)
+            each.member().save(files[-1])
+        place = "validation after the last step" if step is None else f"step {step + 1}"
+        kept = f"epoch {trainee.best_epoch}" if trainee.best_epoch else "the start"
+        raise TrainingDivergedError(
+            f"member {trainee.task.number}, epoch {trainee.epoch + 1}, {place} of "
+            f"{self.steps_per_epoch}: the loss is no longer finite; the best weights so far (of "
+            f"{kept}) are in {files[0]}; lower the recipe's learning_rate or set gradient_clip"
+        )
+
+    def keep(self) -> None:
+        """Hand the state of the run to the members, for a checkpoint or another run."""
+        states, moments = self.optimizer.states(), self.optimizer.moments()
+        for place, trainee in enumerate(self.trainees):
+            trainee.tensors = {"network": states[place], "optimizer": moments[place]}
+        if self.recipe.weight_averaging != "none":
+            for trainee, average in zip(
+                self.trainees, self.optimizer.states(averaged=True), strict=True
+            ):
+                trainee.tensors["average"] = average
+
+
+def _join(tensors: Sequence[Tensor]) -> Tensor:
+    return tensors[0] if len(tensors) == 1 else torch.cat(list(tensors))
+
+
+def _shape(value: Tensor | None) -> torch.Size | None:
+    return None if value is None else value.shape
+
+
+def _misfit(path: Path, error: Exception) -> ModelFileError:
+    return ModelFileError(
+        f"{path}: does not fit this training ({error}); delete it to start afresh"
+    )
+
+
+def _fit_scaling(task: MemberTask, train: NDArray[np.int64]) -> Scaling:
+    recipe, source = task.recipe, task.init
+    fitted = Scaling.fit(
+        task.features[train],
+        task.target[train],
+        scale_inputs=recipe.scale_inputs and source is None,
+        clip=recipe.clip_sigma,
+        scale_target=recipe.scale_target,
+    )
+    if source is None:
+        return fitted
+    if task.keep_target:
+        return source.scaling
+    return replace(source.scaling, target_mean=fitted.target_mean, target_std=fitted.target_std)
+
+
+def _hash_checkpoint(tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> str:
+    digest = hashlib.sha256(json.dumps(header, sort_keys=True).encode())
+    _hash_tensors(digest, tensors)
+    return digest.hexdigest()
+
+
+def _hash_tensors(digest: hashlib._Hash, tensors: Mapping[str, Tensor]) -> None:
+    for name in sorted(tensors):
+        value = tensors[name].detach().cpu().contiguous()
+        digest.update(f"{name} {value.dtype} {list(value.shape)}".encode())
+        digest.update(value.numpy().data)
+
+
+def hash_member(member: Member) -> str:
+    """Return the SHA-256 of a member's weights, scaling, features and architecture."""
+    scaling = member.scaling
+    facts = [
+        str(member.architecture),
+        list(member.feature_names),
+        scaling.clip,
+        scaling.target_mean,
+        scaling.target_std,
+    ]
+    digest = hashlib.sha256(json.dumps(facts).encode())
+    for values in (scaling.mean, scaling.std):
+        digest.update(np.ascontiguousarray(values, dtype=np.float64).tobytes())
+    _hash_tensors(digest, member.state)
+    return digest.hexdigest()
+
+
+def _hash_array(values: NDArray[Any]) -> str:
+    return hashlib.sha256(values.tobytes()).hexdigest()
+
+
 def _check_identity(found: object, task: MemberTask, path: Path) -> None:
-    if found == task.identity:
+    expected = task.identity
+    given = dict(found) if isinstance(found, dict) else {}
+    # fields that an older version's recipe did not have are at their defaults
+    with contextlib.suppress(KeyError, IRNetError, TypeError):
+        given["recipe"] = Recipe.from_json(given["recipe"]).to_json()
+    if given == expected:
         return
-    differing = ""
-    if isinstance(found, dict):
-        wrong = [key for key, value in task.identity.items() if found.get(key) != value]
-        differing = f" (other {', '.join(wrong)})"
+    keys = [*expected, *(key for key in given if key not in expected)]
+    wrong = [key for key in keys if given.get(key) != expected.get(key)]
     raise CheckpointError(
-        f"{path} belongs to another training{differing}; "
+        f"{path} belongs to another training (other {', '.join(wrong)}); "
         "choose another checkpoint folder or delete this one"
     )

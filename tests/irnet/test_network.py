@@ -4,7 +4,7 @@ import torch
 from numpy.typing import NDArray
 
 from irnet import Architecture, Network, count_parameters
-from irnet.network import Dropout, new_network
+from irnet.network import Batch, Dropout, new_network
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -112,8 +112,7 @@ def test_weights_come_from_the_generator_alone() -> None:
 
 
 def test_dropout_keeps_the_mean_and_rests_in_evaluation() -> None:
-    layer = Dropout(0.25)
-    layer.generator = generator()
+    layer = Dropout(0.25, Batch([generator()]))
     x = torch.ones(200, 200)
     dropped = layer(x)
     assert abs(float((dropped == 0).double().mean()) - 0.25) < 0.01

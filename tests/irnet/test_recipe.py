@@ -23,6 +23,36 @@ def test_unknown_field_names_the_nearest() -> None:
         Recipe().with_changes(epoch=3)
 
 
+def test_fields_of_a_later_version_have_defaults_that_change_nothing() -> None:
+    # the fields of the first released version, all of them given
+    first = {
+        "name": "default",
+        "architecture": "irnet-17",
+        "epochs": 80,
+        "batch_size": 512,
+        "optimizer": "adamw",
+        "learning_rate": 1e-3,
+        "weight_decay": 1e-2,
+        "schedule": "one-cycle",
+        "gradient_clip": 1.0,
+        "scale_inputs": True,
+        "clip_sigma": 6.0,
+        "scale_target": True,
+        "validation_fraction": 0.1,
+        "patience": 40,
+        "precision": "auto",
+        "dropout": 0.1,
+    }
+    assert Recipe.from_json(first) == Recipe()
+    with pytest.raises(RecipeError, match="no field 'droput'; did you mean \"dropout\""):
+        Recipe.from_json({**first, "droput": 0.2})
+
+
+def test_all_hidden_layers_can_be_frozen() -> None:
+    assert Recipe(frozen_layers=-1).frozen_depth == 16
+    assert Recipe(frozen_layers=3).frozen_depth == 3
+
+
 @pytest.mark.parametrize("name", RECIPES)
 def test_json_and_back(name: str) -> None:
     assert Recipe.from_json(RECIPES[name].to_json()) == RECIPES[name]
@@ -32,7 +62,7 @@ def test_json_and_back(name: str) -> None:
     "changes",
     [
         {"optimizer": "sgd"},
-        {"schedule": "cosine"},
+        {"schedule": "cosin"},
         {"precision": "fp16"},
         {"epochs": 0},
         {"batch_size": 1},
@@ -43,6 +73,13 @@ def test_json_and_back(name: str) -> None:
         {"validation_fraction": 1.0},
         {"patience": 0},
         {"dropout": 1.0},
+        {"frozen_layers": -2},
+        {"frozen_layers": 17},
+        {"weight_averaging": "mean"},
+        {"averaging_decay": 1.0},
+        {"input_noise": -0.1},
+        {"decay_epochs": 0},
+        {"decay_factor": 0.0},
         {"optimizer": "adam", "weight_decay": 0.1},
         {"clip_sigma": 6.0, "scale_inputs": False},
     ],
