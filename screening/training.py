@@ -420,7 +420,7 @@ def _read_initial(request: TrainingRequest) -> "Ensemble | None":
         raise ModelError(f"cannot begin from the model {folder}: {error}") from error
     wanted = str(Architecture.parse(request.recipe.architecture))
     found = str(ensemble.members[0].architecture)
-    if wanted != found:
+    if wanted.replace("D", "") != found.replace("D", ""):
         raise ModelError(
             f"cannot begin from the model {folder}: its networks are {found}, not {wanted}; leave "
             "--architecture out to take its layers"
@@ -498,7 +498,7 @@ def _train_ensemble(
 
     on_cpu = choose_device(request.device).type == "cpu"
     threads = min(request.jobs, request.members, count_cores()) if on_cpu else 1
-    at_once = threads if run_members is None else request.members
+    at_once = threads if on_cpu and run_members is None else request.members
     done = dict.fromkeys(range(request.members), 0)
     stop = threading.Event()
 
@@ -519,8 +519,6 @@ def _train_ensemble(
     members: AbstractContextManager[Map] = (
         _members_in_threads(threads, stop) if run_members is None else nullcontext(run_members)
     )
-    extras: dict[str, Any] = {"weights": train.weights, "init_from": begin}
-    extras = {key: value for key, value in extras.items() if value is not None}
     with members as run:
         try:
             return train_ensemble(
@@ -533,7 +531,8 @@ def _train_ensemble(
                 checkpoint_dir=checkpoints.resolve(),
                 device=request.device,
                 groups=train.formula_groups(),
-                **extras,
+                weights=train.weights,
+                init_from=begin,
                 progress=tell,
                 map=run,
                 target_name=request.protocol.target,

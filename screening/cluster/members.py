@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
 TrainMember = Callable[["MemberTask"], "Member"]
 
+PROGRESS = "progress"
+"""Key of an event's content; Dask adds keys of its own beside it."""
+
 ROUNDS = 3
 """How often the arrays are sent again where all workers that held them died."""
 
@@ -75,7 +78,7 @@ def _train_round(
     bare: dict[str, Any] = {name: None for name in shared} | {"progress": None}
     [data] = client.scatter([shared], broadcast=True, hash=False)
     topic = f"irnet-members-{uuid.uuid4()}"
-    client.subscribe_topic(topic, lambda event: _pass_on(tasks, event[1]))
+    client.subscribe_topic(topic, lambda event: _pass_on(tasks, event[1][PROGRESS]))
     running: dict[Future[Member], tuple[int, str | None]] = {}
     waiting = list(missing)
 
@@ -121,10 +124,10 @@ def _shared_fields(tasks: Sequence[MemberTask]) -> dict[str, Any]:
     }
 
 
-def _pass_on(tasks: Sequence[MemberTask], event: dict[str, Any]) -> None:
+def _pass_on(tasks: Sequence[MemberTask], values: dict[str, Any]) -> None:
     from irnet.training import Progress
 
-    progress = Progress(**event)
+    progress = Progress(**values)
     tell = tasks[progress.member].progress
     if tell is not None:
         tell(progress)
@@ -142,7 +145,7 @@ def _train_on_worker(
         state = worker.state.tasks.get(key)
         if state is None or state.state == "cancelled":
             raise _AbandonedError
-        worker.log_event(topic, asdict(progress))
+        worker.log_event(topic, {PROGRESS: asdict(progress)})
 
     torch.set_num_threads(worker.state.nthreads)
     return function(replace(task, **shared, progress=tell))

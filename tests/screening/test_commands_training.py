@@ -1,13 +1,18 @@
 from __future__ import annotations
 
 import json
+import pickle
+import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
+import pytest
 from typer.testing import Result
 
+from irnet import Progress, Recipe
 from screening.features.schema import FEATURES
 
 Screening = Callable[..., Result]
@@ -86,3 +91,337 @@ def test_training_takes_features_and_knows_their_file(
     changed = train(data, "--features", features)
     assert changed.exit_code == 2
     assert "its features is" in changed.stderr
+
+
+@pytest.fixture
+def table(tmp_path: Path) -> Path:
+    """A table of features of 120 made-up rows with several columns to learn."""
+    random = np.random.default_rng(0)
+    values = random.normal(size=(120, len(FEATURES)))
+    symbols = "Li Na K Mg Ca Al Fe Cu O S F Cl".split()
+    pairs = [a + b for a in symbols for b in symbols if a < b]
+    rows = pd.DataFrame(values, columns=list(FEATURES))
+    rows.insert(0, "id", [f"r{i}" for i in range(len(rows))])
+    rows["formula"] = [pairs[i % len(pairs)] for i in range(len(rows))]
+    rows["formation_energy_per_atom"] = values[:, :3].sum(axis=1)
+    rows["gap"] = values[:, 3] + 2
+    rows["flat"] = 1.5
+    rows["text"] = "low"
+    rows["holes"] = np.where(np.arange(len(rows)) == 7, np.nan, values[:, 0])
+    rows["endless"] = np.where(np.arange(len(rows)) == 8, np.inf, values[:, 0])
+    rows["weight"] = np.where(np.arange(len(rows)) % 2, 2.0, 0.5)
+    rows["negative"] = -1.0
+    path = tmp_path / "table.parquet"
+    rows.to_parquet(path)
+    return path
+
+
+def contents(folder: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def read_card(folder: Path) -> dict[str, Any]:
+    return dict(json.loads((folder / "card.json").read_text()))
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "complaint"),
+    [
+        (["--target", "gapp"], 3, "no column 'gapp'; did you mean \"gap\"?"),
+        (["--target", "flat"], 3, "'flat' is 1.5 in all 120 rows"),
+        (["--target", "text"], 3, "'text' does not hold numbers"),
+        (["--target", "holes"], 3, "1 rows have no finite 'holes', the first is 'r7'"),
+        (["--target", "endless"], 3, "1 rows have no finite 'endless', the first is 'r8'"),
+        (["--weights", "wait"], 3, "no column 'wait'"),
+        (["--weights", "negative"], 3, "no sample weight, the first is 'r0' with -1"),
+        (["--weights", "holes"], 3, "no sample weight"),
+        (["--set", "weigth_decay=0"], 2, "no field 'weigth_decay'; did you mean \"weight_decay\"?"),
+        (["--set", "weight_decay"], 2, "is no field=value"),
+        (["--set", "weight_decay=little"], 2, 'weight_decay="little" must be a number'),
+        (["--set", "decay_epochs=1.5"], 2, 'decay_epochs="1.5" must be a whole number'),
+        (["--set", "scale_inputs=1"], 2, "must be true or false"),
+        (["--set", "epochs=2"], 2, "epochs is set twice"),
+        (["--schedule", "cosin"], 2, 'did you mean "cosine"?'),
+        (["--dropout", "1"], 2, "dropout is 1.0"),
+        (["--weight-averaging", "swa"], 2, "weight_averaging 'swa' is none of"),
+        (["--freeze", "some"], 2, "neither a number of layers nor all"),
+        (["--freeze", "1"], 2, "name it with --init-from"),
+        (["--init-from", "nowhere"], 4, 'there is no model "nowhere"'),
+        (["--device", "tpu"], 2, "none of auto, cpu, cuda"),
+    ],
+)
+def test_bad_training_input_ends_in_one_message_and_its_code(
+    train: Callable[..., Result],
+    table: Path,
+    tmp_path: Path,
+    options: list[str],
+    code: int,
+    complaint: str,
+) -> None:
+    result = train(table, *options)
+    assert result.exit_code == code, result.output
+    assert complaint in result.stderr
+    assert "Traceback" not in result.output
+    assert not (tmp_path / "model").exists()
+
+
+def test_options_reach_the_recipe_and_the_weights(
+    train: Callable[..., Result], table: Path, tmp_path: Path
+) -> None:
+    assert train(table, out="plain").exit_code == 0
+    options: dict[str, tuple[tuple[object, ...], dict[str, object]]] = {
+        "rate": (("--learning-rate", 0.01), {"learning_rate": 0.01}),
+        "batch": (("--batch-size", 16), {"batch_size": 16}),
+        "noise": (("--input-noise", 0.5), {"input_noise": 0.5}),
+        "other": (("--set", "clip_sigma=none", "--set", "weight_decay=0.5"), {"clip_sigma": None}),
+        "several": (
+            (
+                *("--schedule", "step", "--patience", 3, "--weight-averaging", "ema"),
+                *("--dropout", 0.3, "--precision", "fp32", "--set", "decay_epochs=1"),
+            ),
+            {
+                "schedule": "step",
+                "patience": 3,
+                "weight_averaging": "ema",
+                "dropout": 0.3,
+                "precision": "fp32",
+                "decay_epochs": 1,
+            },
+        ),
+        "weights": (("--weights", "weight"), {}),
+    }
+    before = read_card(tmp_path / "plain")["held_out"]
+    for out, (given, expected) in options.items():
+        result = train(table, *given, out=out)
+        assert result.exit_code == 0, result.output
+        card = read_card(tmp_path / out)
+        assert expected.items() <= card["training"]["recipe"].items()
+        assert card["held_out"] != before, out
+    refused = train(table, "--batch-size", 8, out="batch")
+    assert refused.exit_code == 2
+    assert "its recipe batch_size is 16, not 8" in refused.stderr
+    refused = train(table, out="weights")
+    assert refused.exit_code == 2
+    assert "its data is" in refused.stderr
+
+
+def test_any_column_of_numbers_is_learnt_in_its_unit(
+    train: Callable[..., Result], table: Path, tmp_path: Path
+) -> None:
+    rows = pd.read_parquet(table)
+    rows["dE_matbench"] = 1.0
+    rows.to_parquet(table)
+    result = train(table, "--target", "gap", "--unit", "eV")
+    assert result.exit_code == 0, result.output
+    assert "held-out rows, eV\n" in re.sub(" +\n", "\n", result.stdout)
+    card = read_card(tmp_path / "model")
+    assert card["data"]["target"] == "gap"
+    assert card["data"]["dropped"] == {}
+    assert card["description"].startswith("gap (eV) of a crystal")
+    assert any("campaigns cannot rank" in limit for limit in card["limits"])
+    ensemble = json.loads((tmp_path / "model" / "ensemble" / "ensemble.json").read_text())
+    assert ensemble["card"]["unit"] == "eV"
+    assert len(ensemble["members"][0]["history"]) == 1
+    refused = train(table, "--target", "gap")
+    assert refused.exit_code == 3, "every row is doubtful as an energy"
+
+
+def test_training_begins_from_another_models_networks(
+    train: Callable[..., Result], table: Path, tmp_path: Path
+) -> None:
+    from irnet import Ensemble
+
+    def weights(out: str) -> dict[str, Any]:
+        return dict(Ensemble.load(tmp_path / out / "ensemble").members[0].state)
+
+    layers = ("--architecture", "8Ax2-4A-1")
+    assert train(table, *layers, out="first").exit_code == 0
+    first = tmp_path / "first"
+    gap = ("--target", "gap", "--unit", "eV", "--init-from", first)
+    frozen = screening_like(train, table, *gap, "--freeze", "all", out="frozen")
+    assert frozen.exit_code == 0, frozen.output
+    before, after = weights("first"), weights("frozen")
+    changed = {name for name in before if not (before[name] == after[name]).all()}
+    output = {name for name in before if before[name].shape in ((1, 4), (1,))}
+    assert changed == output
+    card = read_card(tmp_path / "frozen")
+    assert card["training"]["architecture"] == "8Ax2-4A-1"
+    one = screening_like(train, table, *gap, "--freeze", 1, out="one")
+    assert one.exit_code == 0, one.output
+    assert len({name for name in before if (before[name] == weights("one")[name]).all()}) == 2
+    free = screening_like(train, table, *gap, out="free")
+    assert free.exit_code == 0, free.output
+    refused = screening_like(train, table, "--target", "gap", "--unit", "eV", out="free")
+    assert refused.exit_code == 2
+    assert "another training" in refused.stderr
+
+    other = train(table, "--architecture", "8A-1", "--init-from", first, out="wrong")
+    assert other.exit_code == 4, other.output
+    assert "its networks are 8Ax2-4A-1, not 8A-1" in other.stderr
+    member = first / "ensemble" / "member-0.safetensors"
+    member.write_bytes(member.read_bytes()[:500])
+    torn = screening_like(train, table, *gap, out="wrong")
+    assert torn.exit_code == 4, torn.output
+    assert "member-0.safetensors" in torn.stderr
+    assert not (tmp_path / "wrong").exists()
+
+
+def screening_like(train: Callable[..., Result], *arguments: object, **options: str) -> Result:
+    """Train without the architecture that the fixture gives."""
+    return train(*arguments, **options, architecture=None)
+
+
+def test_networks_of_other_features_are_no_beginning(
+    train: Callable[..., Result], table: Path, tmp_path: Path
+) -> None:
+    from irnet import train_ensemble
+
+    assert train(table, out="first").exit_code == 0
+    features = np.random.default_rng(0).normal(size=(60, 3))
+    train_ensemble(
+        features,
+        features.sum(axis=1),
+        ["a", "b", "c"],
+        recipe=Recipe(architecture="4A-1", epochs=1, batch_size=16),
+        members=1,
+        checkpoint_dir=tmp_path / "checkpoints",
+        device="cpu",
+    ).save(tmp_path / "first" / "ensemble")
+    result = train(table, "--init-from", tmp_path / "first", out="second")
+    assert result.exit_code == 4, result.output
+    assert "expects 3 features, got 271" in result.stderr
+
+
+def test_feature_tables_fit_by_name(
+    train: Callable[..., Result], training_data: Path, tmp_path: Path
+) -> None:
+    rows = pd.read_parquet(training_data)
+    random = np.random.default_rng(0)
+    features = pd.DataFrame(random.normal(size=(len(rows), len(FEATURES))), columns=list(FEATURES))
+    features.insert(0, "id", rows["id"])
+    path = tmp_path / "features.parquet"
+
+    def call(table: pd.DataFrame, out: str) -> Result:
+        table.to_parquet(path)
+        return train(training_data, "--features", path, out=out)
+
+    assert call(features, "straight").exit_code == 0
+    assert call(features[features.columns[::-1]], "reversed").exit_code == 0
+    cards = [read_card(tmp_path / out) for out in ("straight", "reversed")]
+    assert cards[0]["held_out"] == cards[1]["held_out"]
+    renamed = call(features.rename(columns={FEATURES[4]: FEATURES[4] + "s"}), "wrong")
+    fewer = call(features.drop(columns=FEATURES[9]), "wrong")
+    holes = call(features.assign(**{FEATURES[0]: np.nan}), "wrong")
+    for result, complaint in (
+        (renamed, f'no column "{FEATURES[4]}"; did you mean "{FEATURES[4]}s"?'),
+        (fewer, f'no column "{FEATURES[9]}"'),
+        (holes, "no row has features that are all finite"),
+    ):
+        assert result.exit_code == 3, result.output
+        assert complaint in result.stderr
+    assert not (tmp_path / "wrong").exists()
+
+
+def test_fewer_rows_than_a_batch_are_told(
+    train: Callable[..., Result], table: Path, tmp_path: Path
+) -> None:
+    result = train(table, "--batch-size", 128)
+    assert result.exit_code == 0, result.output
+    assert "fewer rows than a batch of 128: each epoch is a single step" in result.stderr
+    assert "fewer rows" not in train(table, "--batch-size", 32, out="small").stderr
+    few = pd.read_parquet(table).head(2)
+    few.to_parquet(table)
+    result = train(table, "--holdout", 0, out="two")
+    assert result.exit_code == 3, result.output
+    assert "cannot be split" in result.stderr
+
+
+def test_a_loss_that_is_no_number_keeps_the_last_good_state(
+    train: Callable[..., Result], table: Path, tmp_path: Path
+) -> None:
+    wild = ("--learning-rate", 1e30, "--set", "gradient_clip=none", "--schedule", "constant")
+    result = train(table, *wild, "--batch-size", 16)
+    assert result.exit_code == 2, result.output
+    assert "Traceback" not in result.output
+    assert re.search(r"epoch 1, (step \d+|validation after the last step) of \d+", result.stderr)
+    assert "learning_rate" in result.stderr
+    [named] = re.findall(r"are in (\S+\.safetensors)", result.stderr)
+    from irnet import Member
+
+    assert Member.load(named).feature_names == tuple(FEATURES)
+    assert Path(named).is_relative_to(tmp_path / "model")
+    again = train(table, "--overwrite")
+    assert again.exit_code == 0, again.output
+
+
+@pytest.mark.parametrize(
+    ("damage", "complaint"),
+    [
+        (lambda data: data[:700], "truncated"),
+        (lambda data: data[:-40] + bytes(40), "altered"),
+        (lambda data: pickle.dumps({"weights": 1}), "not a safetensors file"),
+        (lambda data: data.replace(b'\\"format\\": ', b'\\"format\\": 7', 1), "newer version"),
+    ],
+)
+def test_damaged_checkpoints_are_named_and_kept(
+    train: Callable[..., Result],
+    table: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    damage: Callable[[bytes], bytes],
+    complaint: str,
+) -> None:
+    from irnet import train_ensemble
+
+    class Killed(BaseException):
+        pass
+
+    def die(progress: Progress) -> None:
+        if progress.epoch == 3:
+            raise Killed
+
+    def dying(*arguments: Any, **options: Any) -> object:
+        return train_ensemble(*arguments, **(options | {"progress": die}))
+
+    monkeypatch.setattr("irnet.train_ensemble", dying)
+    with pytest.raises(Killed):
+        train(table, "--set", "patience=none", epochs=6)
+    monkeypatch.undo()
+    checkpoint = tmp_path / "model" / "work" / "checkpoints" / "member-0" / "checkpoint.safetensors"
+    data = damage(checkpoint.read_bytes())
+    size = len(data) - len(checkpoint.read_bytes())
+    if complaint == "newer version":  # the header grew by a digit: say so in its length
+        length = int.from_bytes(data[:8], "little") + size
+        data = length.to_bytes(8, "little") + data[8:]
+    checkpoint.write_bytes(data)
+    before = contents(tmp_path / "model")
+    result = train(table, "--set", "patience=none", epochs=6)
+    assert result.exit_code == 4, result.output
+    assert complaint in result.stderr
+    assert "checkpoint.safetensors" in result.stderr
+    assert "Traceback" not in result.output
+    assert contents(tmp_path / "model") == before
+    checkpoint.unlink()
+    assert train(table, "--set", "patience=none", epochs=6).exit_code == 0
+
+
+def test_the_page_of_a_model_is_one_file(
+    screening: Screening, train: Callable[..., Result], table: Path, tmp_path: Path
+) -> None:
+    assert train(table).exit_code == 0
+    out = tmp_path / "new" / "card.html"
+    call = ("models", "page", tmp_path / "model", "--device", "cpu", "--out")
+    result = screening(*call, out)
+    assert result.exit_code == 0, result.output
+    page = out.read_text()
+    assert page.count("<svg") == 2, "learning curves and the distribution of held-out errors"
+    assert screening(*call, out).exit_code == 2
+    assert screening(*call, out, "--overwrite").exit_code == 0
+    assert screening(*call, tmp_path / "card.pdf").exit_code == 2
+    assert screening("models", "page", tmp_path, "--out", tmp_path / "x.html").exit_code == 4
+
+
+def test_a_scheduler_that_is_none(train: Callable[..., Result], table: Path) -> None:
+    result = train(table, "--scheduler", "tcp://127.0.0.1:1")
+    assert result.exit_code == 2, result.output
+    assert "no Dask scheduler answers" in result.stderr

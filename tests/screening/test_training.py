@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -10,11 +11,13 @@ import pandas as pd
 import pytest
 
 from irnet import Recipe
+from irnet.ensemble import Member
+from irnet.training import MemberTask
 from screening.dataset import Protocol
 from screening.errors import ConfigurationError, OutputError
 from screening.features.schema import FEATURES
 from screening.model_card import Source
-from screening.model_library import load_model
+from screening.model_library import REFERENCE_NAME, load_model
 from screening.training import (
     HELD_OUT_NAME,
     REQUEST_NAME,
@@ -139,6 +142,7 @@ def test_the_same_request_again_changes_nothing(request_: TrainingRequest) -> No
         ({"holdout": 0.2}, "held-out share"),
         ({"forest": True}, "forest is False, not True"),
         ({"protocol": Protocol()}, "its data is"),
+        ({"unit": "eV"}, "unit is 'eV/atom', not 'eV'"),
     ],
 )
 def test_another_trainings_folder_is_refused(
@@ -147,6 +151,57 @@ def test_another_trainings_folder_is_refused(
     train_model(request_)
     with pytest.raises(ConfigurationError, match=message):
         train_model(replace(request_, **change))  # type: ignore[arg-type]
+
+
+def test_a_training_that_an_older_version_began_is_recognised(
+    request_: TrainingRequest,
+) -> None:
+    card = train_model(request_)
+    path = request_.out / REQUEST_NAME
+    begun = json.loads(path.read_text())
+    first_version = {
+        *("data", "rows", "features", "number of members", "seed", "held-out share", "forest"),
+        *("recipe name", "recipe architecture", "recipe epochs", "recipe batch_size"),
+        *("recipe optimizer", "recipe learning_rate", "recipe weight_decay", "recipe schedule"),
+        *("recipe gradient_clip", "recipe scale_inputs", "recipe clip_sigma"),
+        *("recipe scale_target", "recipe validation_fraction", "recipe patience"),
+        *("recipe precision", "recipe dropout"),
+    }
+    assert first_version < set(begun)
+    path.write_text(json.dumps({key: begun[key] for key in first_version}))
+    assert train_model(request_) == card
+    noisy = replace(request_, recipe=RECIPE.with_changes(input_noise=0.1))
+    with pytest.raises(ConfigurationError, match=r"recipe input_noise is 0\.0, not 0\.1"):
+        train_model(noisy)
+
+
+def test_a_sample_of_the_training_features_is_kept(request_: TrainingRequest) -> None:
+    from irnet.uncertainty import TrainingReference
+
+    train_model(request_)
+    reference = TrainingReference.load(request_.out / REFERENCE_NAME)
+    held_out, _ = load_rows(request_.out / HELD_OUT_NAME)
+    assert reference.distance(held_out).min() > 0
+    clear_folder(request_.out)
+    assert not request_.out.exists()
+
+
+def test_members_are_trained_by_what_is_given(request_: TrainingRequest, tmp_path: Path) -> None:
+    folders: list[Path] = []
+
+    def run(function: Callable[[MemberTask], Member], tasks: Sequence[MemberTask]) -> list[Member]:
+        folders.extend(task.folder for task in tasks)
+        return [function(task) for task in tasks]
+
+    done: list[tuple[int, int]] = []
+    reporter = Reporter(trained=lambda done_, total, note: done.append((done_, total)))
+    card = train_model(request_, run_members=run, reporter=reporter)
+    assert len(folders) == request_.members
+    assert all(folder.is_absolute() for folder in folders)
+    assert done[-1] == (6, 6)
+    assert [each for each, _ in done] == sorted(each for each, _ in done)
+    here = train_model(replace(request_, out=tmp_path / "here"))
+    assert card.held_out == here.held_out
 
 
 def test_jobs_are_never_more_than_cores(
