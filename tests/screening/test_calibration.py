@@ -154,8 +154,6 @@ def test_calibrate_drops_what_was_trained_on_and_writes_model_and_card(
     assert "90% intervals, fitted on 134 compounds" in shown.stdout
     assert "miscal." in shown.stdout
     first = (model / UNCERTAINTY_NAME).read_bytes()
-    assert screening(*call, "--exclude-formulas", tmp_path / "out.txt").exit_code == 0
-    assert (model / UNCERTAINTY_NAME).read_bytes() == first
     assert screening(*call, "--seed", 5).exit_code == 0
     assert (model / UNCERTAINTY_NAME).read_bytes() != first
 
