@@ -360,7 +360,7 @@ def write_page(
     from screening.columns import written_atomically
     from screening.model_library import find_model
 
-    check_output(out, overwrite, ".html")
+    check_output(out, overwrite)
     page = page_of(find_model(model), check_device(device))
     with written_atomically(out) as temporary:
         temporary.write_text(page, encoding="utf-8")
