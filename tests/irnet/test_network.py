@@ -4,7 +4,7 @@ import torch
 from numpy.typing import NDArray
 
 from irnet import Architecture, Network, count_parameters
-from irnet.network import Batch, Dropout, new_network
+from irnet.network import Batch, Dropout, new_network, stack_states, unstack_state
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -109,6 +109,65 @@ def test_weights_come_from_the_generator_alone() -> None:
     assert torch.equal(first.output.weight, again.output.weight)
     assert not torch.equal(first.output.weight, other.output.weight)
     assert first.output.weight.abs().max() <= 8**-0.5
+
+
+@pytest.mark.parametrize("rows", [None, (9, 11, 10)])
+@pytest.mark.parametrize(
+    "text", ["9BARx3-5BARDx2-1", "9BAx3R-9BAx2R-5BAx2RD-1", "9BADx2-4Ax1-1", "9ABRx2-4ABx2R-1"]
+)
+def test_a_stack_computes_what_its_members_do(text: str, rows: tuple[int, ...] | None) -> None:
+    architecture = Architecture.parse(text)
+    members = [new_network(architecture, 7, 0.2, generator(seed)) for seed in range(3)]
+    stack = Network(architecture, 7, 0.2, members=3)
+    stack.load_state_dict(stack_states([member.state_dict() for member in members]))
+    stack.double()
+    stack.batch.generators = [generator(10 + seed) for seed in range(3)]
+    stack.batch.rows = rows
+    x = torch.randn(3, 11, 7, generator=generator(1), dtype=torch.float64)
+    for _ in range(2):
+        together = stack(x)
+    lengths = rows or (11, 11, 11)
+    torch.stack(
+        [t[:n].square().sum() for t, n in zip(together, lengths, strict=True)]
+    ).sum().backward()
+    state = unstack_state(stack.state_dict())
+    gradient = unstack_state({name: p.grad for name, p in stack.named_parameters()})
+    for number, (member, length) in enumerate(zip(members, lengths, strict=True)):
+        member.double()
+        member.batch.generators = [generator(10 + number)]
+        for _ in range(2):
+            alone = member(x[number, :length])
+        torch.testing.assert_close(together[number, :length], alone, rtol=1e-5, atol=1e-6)
+        alone.square().sum().backward()
+        for name, parameter in member.named_parameters():
+            torch.testing.assert_close(
+                gradient[number][name], parameter.grad, rtol=1e-9, atol=1e-10, msg=name
+            )
+        for name, value in member.state_dict().items():
+            torch.testing.assert_close(state[number][name], value, rtol=1e-12, atol=1e-12)
+    stack.eval()
+    with torch.no_grad():
+        for number, (found, member) in enumerate(zip(stack(x), members, strict=True)):
+            torch.testing.assert_close(found, member.eval()(x[number]), rtol=1e-5, atol=1e-6)
+
+
+def test_stacking_states_and_back() -> None:
+    architecture = Architecture.parse("8BARx2-4BAx2R-1")
+    states = [new_network(architecture, 3, 0.0, generator(seed)).state_dict() for seed in range(2)]
+    for state, again in zip(states, unstack_state(stack_states(states)), strict=True):
+        assert list(state) == list(again)
+        for name, value in state.items():
+            assert torch.equal(value, again[name])
+
+
+def test_leading_layers_own_their_shortcuts() -> None:
+    with torch.device("meta"):
+        network = Network(Architecture.parse("8BAx2R-4BARx2-1"), 3)
+    names = {module: name for name, module in network.named_modules()}
+    first = ["stages.0.layers.0"]
+    block = ["stages.0.layers.0", "stages.0.layers.1", "stages.0.projection"]
+    for count, expected in ((0, []), (1, first), (2, block), (3, [*block, "stages.1.layers.0"])):
+        assert [names[module] for module in network.leading_layers(count)] == expected
 
 
 def test_dropout_keeps_the_mean_and_rests_in_evaluation() -> None:
