@@ -125,7 +125,8 @@ class TrainingReference:
         bare = cls(
             mean.astype(np.float32),
             (1.0 / std).astype(np.float32),
-            (vectors / np.sqrt(variance[kept])).astype(np.float32),
+            # in rows, as a file holds it: products of another layout differ in the last bit
+            np.ascontiguousarray(vectors / np.sqrt(variance[kept]), dtype=np.float32),
             np.zeros((1, vectors.shape[1]), dtype=np.float32),
             1.0,
         )

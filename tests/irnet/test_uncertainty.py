@@ -281,21 +281,18 @@ def test_trees_equal_scikit_learn() -> None:
 # ------------------------------------------------------------------------- the whole
 
 
-def test_intervals_hold_on_known_and_hypothetical_rows(uncertainty: Uncertainty) -> None:
-    for hypothetical in (0.0, 1.0):
-        new = make_rows(2000, 5, hypothetical=hypothetical)
-        found = uncertainty.assess(new.features, new.prediction, new.forest)
-        covered = metrics.coverage(found.low, found.high, new.target).value
-        # three deviations of 2,000 rows and of the calibration's own 900
-        margin = 3 * (binom(2000, 0.9).std() / 2000 + beta(810, 90).std())
-        assert covered == pytest.approx(0.9, abs=margin)
-        error = np.abs(new.prediction.mean - new.target)
-        if not hypothetical:
-            # the size of the errors follows the spread, and something that only features show
-            assert metrics.spearman(found.error_scale, error) > metrics.spearman(
-                new.prediction.std, error
-            )
-        assert found.error_scale.mean() == pytest.approx(error.mean(), rel=0.25)
+def test_intervals_hold_on_rows_like_those_calibrated_on(uncertainty: Uncertainty) -> None:
+    new = make_rows(2000, 5, hypothetical=0.3)
+    found = uncertainty.assess(new.features, new.prediction, new.forest)
+    covered = metrics.coverage(found.low, found.high, new.target).value
+    # three deviations of 2,000 rows and of the calibration's own 900
+    margin = 3 * (binom(2000, 0.9).std() / 2000 + beta(810, 90).std())
+    assert covered == pytest.approx(0.9, abs=margin)
+    error = np.abs(new.prediction.mean - new.target)
+    # a bias that only the features show comes on top of what the spread knows
+    spread = metrics.spearman(new.prediction.std, error)
+    assert metrics.spearman(found.error_scale, error) > spread + 0.1
+    assert found.error_scale.mean() == pytest.approx(error.mean(), rel=0.25)
 
 
 def test_calibrated_on_known_rows_it_fails_on_hypothetical_ones(
@@ -311,7 +308,7 @@ def test_a_bias_makes_the_interval_lean(uncertainty: Uncertainty) -> None:
     new = make_rows(500, 5, hypothetical=1.0)
     found = uncertainty.assess(new.features, new.prediction, new.forest)
     above, below = found.high - new.prediction.mean, new.prediction.mean - found.low
-    assert above.mean() > 1.5 * below.mean()
+    assert above.mean() > 1.2 * below.mean()
     assert (above >= 0).all()
     assert (below >= 0).all()
 
