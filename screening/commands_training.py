@@ -328,7 +328,7 @@ def train(
         unit=unit,
         init_from=init_from,
         licence=licence,
-        sources=_read_sources(sources) if sources else (),
+        sources=read_sources(sources) if sources else (),
     )
     with (
         interruptible("the same command, without --overwrite, goes on from here"),
@@ -459,7 +459,12 @@ def _forest_parameters(folder: Path) -> dict[str, Any]:
     return parameters
 
 
-def _read_sources(path: Path) -> tuple[Source, ...]:
+def read_sources(path: Path) -> tuple[Source, ...]:
+    """Read where data comes from: a TOML with [[source]] what, citation and licence.
+
+    Raises:
+        ConfigurationError: The file is missing, no TOML, or holds something else.
+    """
     import tomllib
 
     from pydantic import ValidationError

@@ -155,7 +155,7 @@ def evaluate_model(
         intervals = None
         if model.uncertainty is not None:
             intervals = find_intervals(model.uncertainty, features, predictions)
-        for group, scheme, rows in _groups(data):
+        for group, scheme, rows in group_rows(data):
             if intervals is not None:
                 reliabilities.append(
                     measure_reliability(
@@ -407,15 +407,15 @@ def tabulate_reliability(reliabilities: Sequence[Reliability]) -> list[list[str]
     return rows
 
 
-def _finite(value: float) -> float | None:
-    return float(value) if np.isfinite(value) else None
+def group_rows(data: EvaluationSet) -> Iterator[tuple[str, str, NDArray[np.int64]]]:
+    """Groups that scores are given for: each kind, and each energy scheme of a kind.
 
+    Args:
+        data: The evaluation set.
 
-def _show(value: float | None) -> str:
-    return "" if value is None else f"{value:.2f}"
-
-
-def _groups(data: EvaluationSet) -> Iterator[tuple[str, str, NDArray[np.int64]]]:
+    Yields:
+        Kind (or ``all`` without kinds), scheme (``all`` for all together) and row numbers.
+    """
     kinds = np.full(len(data.target), ALL_ROWS) if data.kinds is None else data.kinds
     for kind in (ALL_ROWS, *PROTOTYPE_KINDS.values()):
         of_kind = kinds == kind
@@ -426,6 +426,14 @@ def _groups(data: EvaluationSet) -> Iterator[tuple[str, str, NDArray[np.int64]]]
         if len(schemes) > 1:
             for scheme in schemes:
                 yield kind, scheme, np.flatnonzero(of_kind & (data.schemes == scheme))
+
+
+def _finite(value: float) -> float | None:
+    return float(value) if np.isfinite(value) else None
+
+
+def _show(value: float | None) -> str:
+    return "" if value is None else f"{value:.2f}"
 
 
 def _featurize(crystals: Sequence[Crystal]) -> NDArray[np.float64]:

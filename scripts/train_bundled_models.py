@@ -85,9 +85,9 @@ HELD_OUT = 0.1
 KEPT_SYSTEMS = 0.06
 FOLDS = 5
 TREES_PER_FOLD = 20
-EVALUATION_WEIGHT = 8.0
+EVALUATION_WEIGHT = 6.0
 BASE = RECIPES["default"].with_changes(epochs=60, learning_rate=5e-4, validation_fraction=0.03)
-CONTINUED = BASE.with_changes(epochs=4, learning_rate=1.5e-4, validation_fraction=0.02)
+CONTINUED = BASE.with_changes(epochs=6, learning_rate=3e-4, validation_fraction=0.02)
 FOREST = {
     "n_estimators": 100,
     "min_samples_split": 5,
