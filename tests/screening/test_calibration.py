@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from numpy.typing import NDArray
 from safetensors.numpy import save
 from typer.testing import Result
 
@@ -27,6 +28,7 @@ from screening.errors import ConfigurationError, InputDataError, ModelError
 from screening.features.schema import FEATURES
 from screening.model_card import read_card, write_card
 from screening.model_library import UNCERTAINTY_NAME, load_model
+from screening.reliability import find_intervals, join_members
 from screening.training import HELD_OUT_NAME
 
 Screening = Callable[..., Result]
@@ -59,7 +61,7 @@ def model(calibrated_model: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(calibrated_model, tmp_path / "model"))
 
 
-def rows_of(systems: np.ndarray, seed: int = 0) -> tuple[CalibrationRows, TrainingReference]:
+def rows_of(systems: NDArray[np.int64], seed: int = 0) -> tuple[CalibrationRows, TrainingReference]:
     random = np.random.default_rng(seed)
     features = random.normal(size=(len(systems), len(FEATURES))).astype(np.float32)
     reference = TrainingReference.fit(random.normal(size=(300, len(FEATURES))), size=100)
@@ -86,8 +88,8 @@ def test_systems_are_the_elements_whatever_their_amounts() -> None:
 def test_no_row_is_judged_by_a_fit_to_its_own_system(monkeypatch: pytest.MonkeyPatch) -> None:
     rows, reference = rows_of(np.arange(400) // 4)
     fitted: list[set[int]] = []
-    judged: list[np.ndarray] = []
-    fit, find = calibration._fit, calibration.find_intervals
+    judged: list[NDArray[np.int64]] = []
+    fit, find = calibration._fit, find_intervals
 
     def spy_on_fit(part: CalibrationRows, *arguments: Any) -> Any:
         fitted.append(set(part.systems.tolist()))
@@ -117,7 +119,7 @@ def test_intervals_keep_the_order_of_the_rows() -> None:
     rows, reference = rows_of(np.random.default_rng(1).integers(0, 60, 200))
     intervals = calibration.judge_intervals(rows, reference)
     np.testing.assert_array_equal(intervals.mean, rows.predictions["irnet"])
-    assert isinstance(calibration.join_members(rows.predictions), Prediction)
+    assert isinstance(join_members(rows.predictions), Prediction)
 
 
 def test_calibrate_drops_what_was_trained_on_and_writes_model_and_card(
@@ -189,7 +191,7 @@ def test_a_model_without_reference_is_refused(tiny_model: Path, compounds: Path)
 
 def test_held_out_rows_that_were_fitted_on_do_not_judge(model: Path, compounds: Path) -> None:
     random = np.random.default_rng(0)
-    rows = {
+    rows: dict[str, NDArray[Any]] = {
         "features": random.normal(size=(30, len(FEATURES))).astype(np.float32),
         "target": random.normal(size=30),
     }
