@@ -197,11 +197,26 @@ def test_threads_blocks_and_tensors_change_nothing(
     assert forest.predict(x[:0]).shape == (0,)
 
 
+def test_layout_and_type_of_the_input_change_nothing(forest: Forest) -> None:
+    x = fresh_rows(100)
+    expected = forest.predict(x)
+    for same in (
+        x.astype(np.float64),
+        np.asfortranarray(x),
+        np.repeat(x, 2, axis=1)[:, ::2],
+        torch.from_numpy(x).double(),
+        torch.from_numpy(np.repeat(x, 2, axis=1))[:, ::2],
+    ):
+        np.testing.assert_array_equal(forest.predict(same), expected)
+    np.testing.assert_array_equal(forest.predict(x[::-1]), expected[::-1])
+
+
 @pytest.mark.gpu
 def test_gpu_equals_cpu(forest: Forest) -> None:
     x = fresh_rows(1000)
     on_gpu = forest.predict(torch.from_numpy(x).cuda())
     np.testing.assert_allclose(on_gpu, forest.predict(x), rtol=1e-12)
+    assert forest.predict(torch.from_numpy(x[:0]).cuda()).shape == (0,)
 
 
 def test_search_covers_the_papers_grid(table: Any, monkeypatch: pytest.MonkeyPatch) -> None:
