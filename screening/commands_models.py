@@ -184,10 +184,17 @@ def bundle(
     nodes: Annotated[
         int, typer.Option(min=1, help="Nodes that the pruned forest may have.")
     ] = 2_100_000,
+    members: Annotated[
+        int | None, typer.Option(min=1, help="Networks to keep.", show_default="all")
+    ] = None,
+    bits: Annotated[int, typer.Option(help="Bits of a weight: 8 or 6.")] = 8,
     overwrite: Annotated[bool, typer.Option(help="Replace the destination.")] = False,
 ) -> None:
-    """Make a model small: 8-bit weights and a pruned forest, with the cost in error measured."""
+    """Make a model small: rounded weights and a pruned forest, with the cost in error measured."""
     from screening.compression import bundle_model
+
+    if bits not in (6, 8):
+        raise ConfigurationError(f"--bits is {bits}; weights are stored in 8 or 6 bits")
 
     card = bundle_model(
         source,
@@ -195,6 +202,8 @@ def bundle(
         twin=twin,
         trees=trees,
         nodes=nodes,
+        members=members,
+        weights="int8" if bits == 8 else "int6",
         overwrite=overwrite,
     )
     cost = card.compression

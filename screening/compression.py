@@ -1,8 +1,9 @@
-"""Making a model small enough to ship: 8-bit weights, a pruned forest, and what that costs."""
+"""Making a model small enough to ship: rounded weights, a pruned forest, and what that costs."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,7 +28,7 @@ from screening.training import (
     writing_to,
 )
 
-WEIGHTS = "int8"
+Weights = Literal["int8", "int6"]
 LEAVES = "float16"
 
 
@@ -38,14 +39,16 @@ def bundle_model(
     nodes: int,
     twin: Path | None = None,
     trees: int | None = None,
+    members: int | None = None,
+    weights: Weights = "int8",
     overwrite: bool = False,
 ) -> Card:
     """Write a small copy of a model, with the cost in error measured and put into its card.
 
-    Weights become 8-bit integers with one scale per output channel; the forest loses the subtrees
-    that save the least squared error on its training rows, and its leaves become 16-bit floats.
-    Every error in the card is then that of the small model on held-out rows. A model that was
-    trained on everything has none: it takes the errors of a twin, a small model of the same
+    Weights become integers of 8 or 6 bits with one scale per output channel; the forest loses the
+    subtrees that save the least squared error on its training rows, and its leaves become 16-bit
+    floats. Every error in the card is then that of the small model on held-out rows. A model that
+    was trained on everything has none: it takes the errors of a twin, a small model of the same
     recipe that was made in the same way from a training with held-out rows, and, unless it was
     calibrated itself, the twin's intervals and distances too. What the card says of intervals on
     held-out rows is what they did before the weights were rounded.
@@ -56,6 +59,8 @@ def bundle_model(
         nodes: Most nodes of the pruned forest.
         twin: Small model whose errors, evaluation and cost of compression the card takes over.
         trees: Trees of the forest to keep; all if None.
+        members: Networks to keep, the first ones; all if None.
+        weights: How the weights are stored.
         overwrite: Whether to replace a model at the destination.
 
     Returns:
@@ -87,7 +92,8 @@ def bundle_model(
     clear_folder(destination, SMALL_MODEL_FILES)
     with writing_to(destination):
         destination.mkdir(parents=True, exist_ok=True)
-        large.ensemble.save(destination / ENSEMBLE_NAME, precision=WEIGHTS)
+        kept = replace(large.ensemble, members=large.ensemble.members[:members])
+        kept.save(destination / ENSEMBLE_NAME, precision=weights)
         if large.forest is not None:
             small_forest = large.forest.pruned(
                 nodes=nodes, trees=None if trees is None else min(trees, large.forest.trees)
@@ -104,12 +110,13 @@ def bundle_model(
             "held_out": (),
             "evaluation": None,
             "calibration": calibration,
+            "training": large.card.training.model_copy(update={"members": len(kept.members)}),
         }
     )
     write_card(card, destination)
     small = load_model(destination)
     if measured is None:
-        card = card.model_copy(update=_measure(large, small))
+        card = card.model_copy(update=_measure(large, small, weights))
     else:
         assert measured.compression is not None
         errors = {field: getattr(measured.compression, field) for field in _ERRORS}
@@ -120,7 +127,7 @@ def bundle_model(
                 "evaluation": measured.evaluation,
                 "cross_validation": card.cross_validation or measured.cross_validation,
                 "limits": card.limits if large.card.calibration else measured.limits,
-                "compression": Compression(**_describe(large, small), **errors),
+                "compression": Compression(**_describe(large, small, weights), **errors),
                 "measured_on_twin": (
                     f"a small model of the same recipe, trained on {measured.data.rows:,} "
                     f"structures, without {measured.data.excluded_formulas:,} evaluated formulas "
@@ -151,7 +158,7 @@ _ERRORS = (
 )
 
 
-def _describe(large: ScreeningModel, small: ScreeningModel) -> dict[str, Any]:
+def _describe(large: ScreeningModel, small: ScreeningModel, weights: Weights) -> dict[str, Any]:
     """Return what was stored how, and the sizes."""
     forest = None
     if large.forest is not None and small.forest is not None:
@@ -162,14 +169,19 @@ def _describe(large: ScreeningModel, small: ScreeningModel) -> dict[str, Any]:
             "leaves": LEAVES,
         }
     return {
-        "weights": f"{WEIGHTS} per output channel",
+        "weights": f"{weights} per output channel{_fewer(large, small)}",
         "forest": forest,
         "bytes_before": sum(path.stat().st_size for path in model_files(large.path)),
         "bytes_after": sum(path.stat().st_size for path in model_files(small.path)),
     }
 
 
-def _measure(large: ScreeningModel, small: ScreeningModel) -> dict[str, Any]:
+def _fewer(large: ScreeningModel, small: ScreeningModel) -> str:
+    before, after = len(large.ensemble.members), len(small.ensemble.members)
+    return "" if before == after else f", {after} of {before} members"
+
+
+def _measure(large: ScreeningModel, small: ScreeningModel, weights: Weights) -> dict[str, Any]:
     """Return the fields of the card that held-out rows decide."""
     features, target = load_rows(large.path / HELD_OUT_NAME)
     before = predict_all(large.ensemble, large.forest, features)
@@ -182,7 +194,7 @@ def _measure(large: ScreeningModel, small: ScreeningModel) -> dict[str, Any]:
     return {
         "held_out": tuple(score_predictions(after, target, group="held_out")),
         "compression": Compression(
-            **_describe(large, small),
+            **_describe(large, small, weights),
             rows=len(target),
             measured_on=f"held-out rows of {large.card.name}",
             irnet_mae_before=mae(before["irnet"]),

@@ -55,6 +55,22 @@ def test_a_small_model_predicts_nearly_the_same_and_says_how_nearly(
     assert small.training_formulas.contains(["NaCl"]).all()
 
 
+def test_six_bits_and_fewer_members_are_smaller_and_said(trained: Path, tmp_path: Path) -> None:
+    eight = bundle_model(trained, tmp_path / "eight", nodes=800)
+    six = bundle_model(trained, tmp_path / "six", nodes=800, weights="int6")
+    one = bundle_model(trained, tmp_path / "one", nodes=800, weights="int6", members=1)
+    assert eight.compression is not None
+    assert six.compression is not None
+    assert one.compression is not None
+    assert one.compression.bytes_after < six.compression.bytes_after
+    assert six.compression.bytes_after < eight.compression.bytes_after
+    assert 0 < six.compression.largest_irnet_change < 1
+    assert (six.training.members, one.training.members) == (2, 1)
+    assert len(load_model(tmp_path / "one").ensemble.members) == 1
+    assert one.compression.weights == "int6 per output channel, 1 of 2 members"
+    assert six.compression.weights == "int6 per output channel"
+
+
 def test_a_twins_errors_are_taken_over_and_called_so(trained: Path, tmp_path: Path) -> None:
     final = Path(shutil.copytree(trained, tmp_path / "final"))
     write_card(read_card(final).model_copy(update={"held_out": ()}), final)
