@@ -2,7 +2,8 @@
 
     python benchmarks/training.py [--rows 40000] [--epochs 3] [--full] [--members 8] [--device cpu]
 
-One member of the default recipe on random rows of 271 features, as many threads as cores. After a
+One member of the default recipe on random rows of 271 features, as many threads as
+cores (or OMP_NUM_THREADS). After a
 first epoch that warms up, some more are timed and extrapolated to 40; ``--full`` trains all 40. The
 share of a large matrix product's rate, measured in the same run, says how much of the time is
 spent on anything but multiplying. With a GPU, the same for several members in one stack.
@@ -11,7 +12,7 @@ spent on anything but multiplying. With a GPU, the same for several members in o
 from __future__ import annotations
 
 import argparse
-import os
+import itertools
 import tempfile
 import time
 
@@ -80,7 +81,7 @@ def seconds_per_epoch(recipe: Recipe, rows: int, members: int, device: str) -> l
             progress=note,
         )
         print(f"  {time.perf_counter() - start:.1f} s from the arrays to the finished members")
-    return np.diff([start, *ends]).tolist()
+    return [end - begin for begin, end in itertools.pairwise([start, *ends])]
 
 
 def report(recipe: Recipe, rows: int, members: int, device: str) -> float:
@@ -112,8 +113,6 @@ def main() -> None:
     parser.add_argument("--device", default="auto")
     arguments = parser.parse_args()
     device = choose_device(arguments.device)
-    if device.type == "cpu":
-        torch.set_num_threads(len(os.sched_getaffinity(0)))
     epochs = EPOCHS if arguments.full else max(2, arguments.epochs)
     recipe = Recipe(epochs=epochs, patience=None)
     print(f"{describe_machine()}; {torch.get_num_threads()} threads")

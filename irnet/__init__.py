@@ -28,11 +28,13 @@ if TYPE_CHECKING:
     from .recipe import RECIPES, Recipe, find_recipe
     from .scorer import Prediction, Scorer
     from .training import Progress, TrainingDivergedError, train_ensemble
+    from .uncertainty import Assessment, TrainingReference, Uncertainty
 
 _HOMES = {
     "ARCHITECTURES": "architecture",
     "Architecture": "architecture",
     "ArchitectureError": "errors",
+    "Assessment": "uncertainty",
     "CheckpointError": "errors",
     "DataError": "errors",
     "DeviceError": "errors",
@@ -50,6 +52,8 @@ _HOMES = {
     "RecipeError": "errors",
     "Scorer": "scorer",
     "TrainingDivergedError": "training",
+    "TrainingReference": "uncertainty",
+    "Uncertainty": "uncertainty",
     "count_parameters": "network",
     "find_recipe": "recipe",
     "fit_forest": "forest",
@@ -61,6 +65,7 @@ __all__ = [
     "RECIPES",
     "Architecture",
     "ArchitectureError",
+    "Assessment",
     "CheckpointError",
     "DataError",
     "DeviceError",
@@ -77,6 +82,8 @@ __all__ = [
     "RecipeError",
     "Scorer",
     "TrainingDivergedError",
+    "TrainingReference",
+    "Uncertainty",
     "count_parameters",
     "find_recipe",
     "fit_forest",

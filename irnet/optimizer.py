@@ -1,9 +1,9 @@
 """The step of a training: clipping, Adam or AdamW, and a running average of the weights.
 
-All weights of a network, or of a stack of them, lie side by side in one float32 matrix with a row
-per member. On a CPU a step walks over it in blocks that stay in the cache, and does everything
+The weights of a network, or of a stack of them, lie side by side in a few float32 matrices with a
+row per member. On a CPU a step walks over them in blocks that stay in the cache, and does all that
 there is to do to a block while it is there: the weights are read from and written to memory once.
-On a GPU the whole is one block, so that a step is a handful of kernels.
+On a GPU a matrix is one block, so that a step is a handful of kernels.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from .network import Network, StackedLinear, stack_states, unstack_state
 from .recipe import Recipe
 
-_CPU_BLOCK = 1 << 18  # values; four float32 arrays of them are 4 MiB
+_CPU_BLOCK = 1 << 18  # values; a float32 array of them is 1 MiB
 _BETAS = (0.9, 0.999)
 _EPSILON = 1e-8
 _NORM_FLOOR = 1e-6  # as in torch.nn.utils.clip_grad_norm_
@@ -94,14 +94,19 @@ class Optimizer:
         for name in self._fixed:
             if parameters[name] in matrices:
                 parameters[name].data = parameters[name].data.to(dtype)
-        self._parts = [
-            _Part([trained[name] for name in names], self.members, names is lowered)
-            for names in (lowered, others)
-            if names
-        ]
-        self._numbers = {name: number for number, name in enumerate(trained)}
-        self._names = [names for names in (lowered, others) if names]
         device = next(iter(parameters.values())).device
+        self._numbers = {name: number for number, name in enumerate(trained)}
+        self._names: list[list[str]] = []
+        self._parts: list[_Part] = []
+        for names, working in ((lowered, True), (others, False)):
+            # what fills a block by itself need not be copied beside others first
+            large = [n for n in names if trained[n].numel() >= _CPU_BLOCK and device.type == "cpu"]
+            small = [n for n in names if n not in set(large)]
+            for group in (*([name] for name in large), small):
+                if group:
+                    self._names.append(group)
+                    parts = [trained[name] for name in group]
+                    self._parts.append(_Part(parts, self.members, working))
         self._steps = 0
         self._step = torch.zeros((), device=device)
         # aliases, so that the buffers can be exchanged for their averages and back
@@ -128,7 +133,8 @@ class Optimizer:
         flat = [g.reshape(self.members, -1) for g in torch.autograd.grad(loss, parameters)]
         gradients = []
         for part in self._parts:
-            gradients.append(torch.cat(flat[: len(part.parameters)], dim=1))
+            own = flat[: len(part.parameters)]
+            gradients.append(own[0] if len(own) == 1 else torch.cat(own, dim=1))
             del flat[: len(part.parameters)]
         self._apply(gradients, rate)
 
