@@ -137,12 +137,12 @@ def run_campaign(
         ScreeningError: Anything the user can cure; finished shards are kept.
         CampaignInterrupted: Ctrl-C; finished shards are kept.
     """
-    from screening.model_library import load_model
+    from screening.model_library import load_enthalpy_model
 
     started = time.perf_counter()
     if settings.scheduler is None:
         pick_device(settings.device)
-    model = load_model(settings.model)
+    model = load_enthalpy_model(settings.model)
     shards = plan_shards(spaces, settings.shard_size)
     identity = identify(settings, spaces, pools, model)
     counts = count_candidates(spaces)

@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 
 from screening.errors import ModelError
 from screening.model_card import Card, Reliability, Score, read_card
-from screening.model_library import ENSEMBLE_NAME, load_model, model_files
+from screening.model_library import ENSEMBLE_NAME, ENTHALPY_UNIT, load_model, model_files
 from screening.plots import plot_errors, plot_learning_curves, plot_reliability
-from screening.training import ENTHALPY_UNIT, HELD_OUT_NAME, load_rows
+from screening.training import HELD_OUT_NAME, load_rows
 
 PREDICTORS = {
     "irnet": "IRNet ensemble",

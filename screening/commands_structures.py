@@ -125,14 +125,14 @@ def predict(
 
     What cannot be used goes to OUT's .failures.parquet with its reason.
     """
-    from screening.model_library import NOT_CALIBRATED, load_model
+    from screening.model_library import NOT_CALIBRATED, load_enthalpy_model
     from screening.predict import predict_structures, show_predictions, write_predictions
 
     chosen = check_engine(engine)
     check_output(out, overwrite, ".parquet")
     check_device(device)
     crystals, unread = _read_inputs(inputs, out)
-    loaded = load_model(model)
+    loaded = load_enthalpy_model(model)
     with (
         interruptible("nothing was written"),
         tempfile.TemporaryDirectory(prefix="screening-") as work,

@@ -271,9 +271,9 @@ def train(
     """
     from irnet.recipe import find_recipe
     from screening.dataset import CROSS_CHECK_TOLERANCE, Protocol, read_formulas
+    from screening.model_library import ENTHALPY_UNIT
     from screening.settings import count_cores
     from screening.training import (
-        ENTHALPY_UNIT,
         Reporter,
         TrainingRequest,
         read_architecture,

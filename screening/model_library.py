@@ -32,6 +32,9 @@ UNCERTAINTY_NAME = "uncertainty.safetensors"
 REFERENCE_NAME = "reference.safetensors"
 """Sample of the training features that `screening train` leaves for `screening calibrate`."""
 
+ENTHALPY_UNIT = "eV/atom"
+"""Unit of the formation enthalpies that campaigns rank."""
+
 DEFAULT_MODEL = "default"
 """Stands for the first bundled model by preference."""
 
@@ -174,6 +177,28 @@ def load_model(name_or_path: str | Path) -> ScreeningModel:
         raise ModelError(f"cannot use the model {folder}: {error}") from error
     formulas = TrainingFormulas.load(folder / FORMULAS_NAME)
     return ScreeningModel(folder, ensemble, forest, card, formulas, uncertainty)
+
+
+def load_enthalpy_model(name_or_path: str | Path) -> ScreeningModel:
+    """Load a model whose predictions can be ranked as formation enthalpies.
+
+    Args:
+        name_or_path: As for `load_model`.
+
+    Returns:
+        The model.
+
+    Raises:
+        ModelError: As for `load_model`, or it was trained on a target of another unit.
+    """
+    model = load_model(name_or_path)
+    unit = model.ensemble.card.get("unit", ENTHALPY_UNIT)
+    if unit != ENTHALPY_UNIT:
+        raise ModelError(
+            f"{model.path} predicts {model.card.data.target} in {unit}, not a formation enthalpy "
+            f"in {ENTHALPY_UNIT}; campaigns and predict need a model of that"
+        )
+    return model
 
 
 def find_model(name_or_path: str | Path) -> Path:

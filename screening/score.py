@@ -72,9 +72,9 @@ def load_scorer(name: str, content_hash: str, device: str, precision: str) -> Lo
         irnet.IRNetError: The model's files are damaged.
     """
     from screening.features.schema import FEATURES
-    from screening.model_library import load_model
+    from screening.model_library import load_enthalpy_model
 
-    model = load_model(name)
+    model = load_enthalpy_model(name)
     if model.content_hash != content_hash:
         raise ModelError(
             f"model {name} changed: its hash is {model.content_hash[:12]}, the campaign began with "

@@ -57,6 +57,7 @@ from screening.model_card import (
 )
 from screening.model_library import (
     ENSEMBLE_NAME,
+    ENTHALPY_UNIT,
     FOREST_NAME,
     FORMULAS_NAME,
     REFERENCE_NAME,
@@ -77,8 +78,6 @@ REQUEST_NAME = "training.json"
 WORK_NAME = "work"
 HELD_OUT_NAME = "held_out.safetensors"
 
-ENTHALPY_UNIT = "eV/atom"
-"""Unit of formation enthalpies, which campaigns rank by."""
 
 SMALL_MODEL_FILES = frozenset(
     {CARD_NAME, ENSEMBLE_NAME, FOREST_NAME, FORMULAS_NAME, REFERENCE_NAME, UNCERTAINTY_NAME}

@@ -25,6 +25,7 @@ from screening.model_library import (
     find_model,
     hash_model,
     list_models,
+    load_enthalpy_model,
     load_model,
 )
 
@@ -194,3 +195,14 @@ def test_bundled_models_are_whole_and_small() -> None:
         assert model.card.find_score("held_out") is not None
         assert model.card.find_bias(find_prototype("B2")) is not None
     assert size < 40e6
+
+
+def test_a_model_of_another_target_is_no_model_of_enthalpies(model: Path) -> None:
+    assert load_enthalpy_model(model).path == model
+    path = model / "ensemble" / "ensemble.json"
+    content = json.loads(path.read_text())
+    content["card"]["unit"] = "g/cm³"
+    path.write_text(json.dumps(content))
+    assert load_model(model).path == model
+    with pytest.raises(ModelError, match=r"in g/cm³, not a formation enthalpy in eV/atom"):
+        load_enthalpy_model(model)
