@@ -10,9 +10,11 @@ training loop is not used: several of the choices below are none of its options.
 
 Settings: learning_rate, epochs, batch, decay (of weights), scaling (standard, quantile, asinh),
 averaging (0 or the decay of an exponential average per step), data (mp, or oqmd: compositions and
-their enthalpy, structure columns at their mean), init (name of an earlier trial), architecture,
-folds (5: add the evaluation set's other four folds by chemical system and judge on the first, 0:
-leave it out), weight (of those rows), replay (share of the training rows used beside them), seed.
+their enthalpy, structure columns at their mean), init (name of an earlier trial, or the file of a
+trained member, whose scaling is then used), architecture, folds (5: add the evaluation set's other
+four folds by chemical system and judge on the first; 0: leave it out), weight (of those rows),
+replay (share of the training rows used beside them), warm (share of the steps in which the learning
+rate rises), seed.
 """
 
 from __future__ import annotations
@@ -34,6 +36,7 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 
 from irnet.architecture import Architecture
+from irnet.ensemble import Member
 from irnet.network import Network, new_network
 from screening.calibration import number_systems
 from screening.features.schema import COMPOSITION_FEATURES, FEATURES
@@ -145,8 +148,12 @@ def main() -> None:
 def run(work: Path, name: str, chosen: dict[str, Any], data: Path) -> None:
     """Train the network and print its errors every third epoch."""
     (x, y), _ = read(work, "train")
-    scaled = Scaled(chosen["scaling"], x)
-    mean, std = y.mean(), y.std()
+    scaled, mean, std = Scaled(chosen["scaling"], x), y.mean(), y.std()
+    member = Member.load(chosen["init"]) if "/" in chosen["init"] else None
+    if member is not None:
+        scaled = Scaled("standard", x)
+        scaled.mean, scaled.std = member.scaling.mean, member.scaling.std
+        mean, std = member.scaling.target_mean, member.scaling.target_std
     tests: dict[str, tuple[torch.Tensor, NDArray[np.float64]]] = {}
     for part in ("held_out", "kept"):
         (features, energies), _ = read(work, part)
@@ -183,7 +190,9 @@ def run(work: Path, name: str, chosen: dict[str, Any], data: Path) -> None:
 
     generator = torch.Generator().manual_seed(chosen["seed"])
     network = new_network(Architecture.parse(chosen["architecture"]), len(FEATURES), 0.0, generator)
-    if chosen["init"]:
+    if member is not None:
+        network.load_state_dict(member.state)
+    elif chosen["init"]:
         network.load_state_dict(load_file(work / "trials" / f"{chosen['init']}.safetensors"))
     average = copy.deepcopy(network) if chosen["averaging"] else None
     parameters = list(network.parameters())

@@ -462,7 +462,8 @@ def pool_l1_0(work: Path, data: Path) -> None:
     rows, parts = read_predictions(work)
     ids = [*read_table(work, "evaluation").ids, *read_table(work, "held_out", "kept").ids]
     known = pd.concat(
-        pd.read_parquet(path, columns=["id", "kind"]) for path in data.glob("mp_*-*.parquet")
+        pd.read_parquet(path, columns=["id", "kind"])
+        for path in (*data.glob("mp_icsd*.parquet"), *data.glob("mp_virtual*.parquet"))
     )
     compounds = pd.read_parquet(data / "eval_prototypes.parquet", columns=["id", "kind"])
     names = set(pd.concat([known, compounds]).query("kind == 'L1_0'")["id"].astype(str))
