@@ -210,7 +210,8 @@ def print_table(title: str, rows: Sequence[Sequence[str]]) -> None:
 
     table = Table(title=title or None, box=None)
     for name in rows[0]:
-        table.add_column(name, justify="right" if name not in ("id", "formula") else "left")
+        left = name in ("id", "formula", "kind", "group", "predictor")
+        table.add_column(name, justify="left" if left else "right", overflow="fold")
     for row in rows[1:]:
         table.add_row(*row)
-    Console(width=None if sys.stdout.isatty() else 160).print(table)
+    Console(width=None if sys.stdout.isatty() else 200).print(table)
