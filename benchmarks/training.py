@@ -2,11 +2,11 @@
 
     python benchmarks/training.py [--rows 40000] [--epochs 3] [--full] [--members 8] [--device cpu]
 
-One member of the default recipe on random rows of 271 features, as many threads as
-cores (or OMP_NUM_THREADS). After a
-first epoch that warms up, some more are timed and extrapolated to 40; ``--full`` trains all 40. The
-share of a large matrix product's rate, measured in the same run, says how much of the time is
-spent on anything but multiplying. With a GPU, the same for several members in one stack.
+One member of the default recipe on random rows of 271 features, with as many threads as cores (or
+OMP_NUM_THREADS). After a first epoch that warms up, some more are timed and extrapolated to 40;
+``--full`` trains all 40. The share of a large matrix product's rate, measured in the same run, says
+how much of the time is spent on anything but multiplying. With a GPU, the same for several members
+in one stack.
 """
 
 from __future__ import annotations
