@@ -59,7 +59,7 @@ class Recipe:
     epochs: int = 80
     batch_size: int = 512
     optimizer: str = "adamw"
-    learning_rate: float = 1e-3
+    learning_rate: float = 5e-4
     weight_decay: float = 1e-2
     schedule: str = "one-cycle"
     gradient_clip: float | None = 1.0

@@ -35,7 +35,13 @@ from irnet.storage import read_tensors, write_tensors
 from irnet.training import MemberTask, hash_data, learning_rate, split_rows, train_member
 
 ROWS, COLUMNS = 300, 8
-RECIPE = Recipe(architecture="16BARDx2-8BARx1-1", epochs=6, batch_size=32, precision="fp32")
+RECIPE = Recipe(
+    architecture="16BARDx2-8BARx1-1",
+    epochs=6,
+    batch_size=32,
+    learning_rate=1e-3,
+    precision="fp32",
+)
 
 
 def data(seed: int = 0) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
@@ -564,7 +570,7 @@ def test_one_cycle_follows_torch() -> None:
     optimizer = torch.optim.SGD([parameter], lr=1.0)
     steps = 200
     schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, max_lr=1e-3, total_steps=steps, cycle_momentum=False
+        optimizer, max_lr=Recipe().learning_rate, total_steps=steps, cycle_momentum=False
     )
     rates = []
     for _ in range(steps):
@@ -574,7 +580,8 @@ def test_one_cycle_follows_torch() -> None:
     ours = [learning_rate(Recipe(), step, steps) for step in range(steps)]
     # torch's summit is one step earlier
     np.testing.assert_allclose(ours, rates, atol=2e-5)
-    assert learning_rate(Recipe(schedule="constant"), 7, steps) == 1e-3
+    constant = Recipe(schedule="constant", learning_rate=1e-3)
+    assert learning_rate(constant, 7, steps) == 1e-3
 
 
 @pytest.mark.parametrize(
