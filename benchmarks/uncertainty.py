@@ -2,8 +2,8 @@
 
     python benchmarks/uncertainty.py MODEL CALIBRATION... --training FILE... --features TABLE...
 
-MODEL is a folder of `screening train` with its held-out rows, trained without the formulas of the
-evaluation set. CALIBRATION are Parquet tables of hypothetical compounds with energies, TRAINING
+MODEL is a folder of `screening train`, trained without the formulas of the evaluation set and with
+held-out rows: those formulas of TRAINING that it does not know. CALIBRATION are Parquet tables of hypothetical compounds with energies, TRAINING
 those that the model was trained on, and the feature tables hold the rows of both by id. Formulas
 of the evaluation set and of the training never calibrate.
 
@@ -32,7 +32,6 @@ from screening.dataset import read_training_set as read_rows
 from screening.evaluation import featurize_ideal, read_evaluation_set
 from screening.feature_tables import read_features
 from screening.model_library import ScreeningModel, load_model
-from screening.training import HELD_OUT_NAME, load_rows
 
 FOLDS = 5
 
@@ -216,7 +215,7 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("model", help="folder of a model with its held-out rows")
+    parser.add_argument("model", help="folder of a model with held-out rows")
     parser.add_argument("calibration", type=Path, nargs="+")
     parser.add_argument("--training", type=Path, nargs="+", required=True)
     parser.add_argument("--features", type=Path, nargs="+", required=True)
@@ -224,6 +223,7 @@ def parse() -> argparse.Namespace:
         "--evaluation", type=Path, default=Path(default) / "eval_prototypes.parquet"
     )
     parser.add_argument("--rows", type=int, default=4000, help="hypothetical compounds to draw")
+    parser.add_argument("--known", type=int, help="held-out compounds to draw (default: all)")
     parser.add_argument("--seed", type=int, default=0)
     return parser.parse_args()
 
@@ -241,12 +241,13 @@ def main() -> None:
     known = model.training_formulas.contains(training.formulas)
     trained = attach_features(training.select(np.flatnonzero(known)), ids, values, {})
     left_out = attach_features(training.select(np.flatnonzero(~known)), ids, values, {})
-    target = load_rows(model.path / HELD_OUT_NAME)[1]
-    if len(left_out) != len(target):
+    if len(left_out) != model.card.data.held_out_rows:
         raise SystemExit(
             f"{len(left_out)} rows of the training files were not trained on, but the model has "
-            f"{len(target)} held-out rows: give the files that it was trained on"
+            f"{model.card.data.held_out_rows} held-out rows: give the files that it was trained on"
         )
+    if arguments.known is not None:
+        left_out = draw(left_out, arguments.known, arguments.seed)
     assert trained.features is not None
     assert left_out.features is not None
     held_out = predict(

@@ -77,7 +77,8 @@ if TYPE_CHECKING:
 REQUEST_NAME = "training.json"
 WORK_NAME = "work"
 HELD_OUT_NAME = "held_out.safetensors"
-
+FINISHED_MEMBER = "member-{}/member.safetensors"
+"""Where `irnet.train_ensemble` keeps a finished member in its folder of checkpoints."""
 
 SMALL_MODEL_FILES = frozenset(
     {CARD_NAME, ENSEMBLE_NAME, FOREST_NAME, FORMULAS_NAME, REFERENCE_NAME, UNCERTAINTY_NAME}
@@ -497,16 +498,17 @@ def _train_ensemble(
 
     on_cpu = choose_device(request.device).type == "cpu"
     threads = min(request.jobs, request.members, count_cores()) if on_cpu else 1
-    at_once = threads if on_cpu and run_members is None else request.members
     done = dict.fromkeys(range(request.members), 0)
     stop = threading.Event()
 
     def tell(progress: "Progress") -> None:
         if stop.is_set():
             raise _Stopped
-        # members begin in order: those that nobody is at were finished earlier
-        done.update(dict.fromkeys(range(progress.member + 1 - at_once), progress.epochs))
         done[progress.member] = progress.epoch
+        # finished by an earlier run, or before the last epoch for lack of patience
+        for number in (number for number, epochs in done.items() if epochs < progress.epochs):
+            if (checkpoints / FINISHED_MEMBER.format(number)).exists():
+                done[number] = progress.epochs
         if reporter.trained is not None:
             reporter.trained(
                 sum(done.values()),

@@ -176,7 +176,7 @@ def write_tables(data: Path, work: Path) -> None:
             "weight": EVALUATION_WEIGHT,
         }
     )
-    both = pd.concat([labels, labels.assign(id=labels["id"] + " ideal")])
+    both = pd.concat([labels.assign(id=labels["id"] + suffix) for suffix in (" relaxed", " ideal")])
     write_table(folder / "evaluation.parquet", both, np.concatenate([relaxed, ideal]))
 
 
