@@ -7,6 +7,7 @@ import torch
 from .errors import DeviceError, nearest
 
 DEVICES = ("auto", "cpu", "cuda")
+_PRECISIONS = ("auto", "bf16", "fp32")
 
 
 def choose_device(name: str) -> torch.device:
@@ -48,7 +49,15 @@ def choose_dtype(precision: str, device: torch.device) -> torch.dtype:
 
     Returns:
         ``torch.bfloat16`` or ``torch.float32``.
+
+    Raises:
+        DeviceError: If the precision is unknown.
     """
+    if precision not in _PRECISIONS:
+        raise DeviceError(
+            f"unknown precision {precision!r}{nearest(precision, _PRECISIONS)} "
+            f"({', '.join(_PRECISIONS)})"
+        )
     if precision == "fp32":
         return torch.float32
     if precision == "bf16" or has_fast_bf16(device):

@@ -58,7 +58,8 @@ class Member:
 
         Args:
             path: The file; its folder must exist.
-            precision: "fp32", "bf16" or "int8" (one scale per output) for weight matrices.
+            precision: Of the weight matrices: "fp32", "bf16", "int8" or "int6", see
+                `irnet.storage.compress`.
         """
         scaling = self.scaling
         tensors = compress(self.state, precision)

@@ -23,7 +23,7 @@ class DataError(IRNetError, ValueError):
 
 
 class DeviceError(IRNetError, RuntimeError):
-    """A device was asked for that this machine or this build of torch does not have."""
+    """A device or a precision was asked for that does not exist, or not on this machine."""
 
 
 class FeatureMismatchError(IRNetError, ValueError):

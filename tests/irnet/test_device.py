@@ -27,3 +27,9 @@ def test_dtypes() -> None:
     assert choose_dtype("fp32", cpu) == torch.float32
     assert choose_dtype("bf16", cpu) == torch.bfloat16
     assert choose_dtype("auto", cpu) in (torch.float32, torch.bfloat16)
+
+
+@pytest.mark.parametrize("name", ["bf61", "fp16", "float32", ""])
+def test_an_unknown_precision_is_refused(name: str) -> None:
+    with pytest.raises(DeviceError, match=rf"unknown precision '{name}'.*\(auto, bf16, fp32\)"):
+        choose_dtype(name, torch.device("cpu"))
