@@ -64,7 +64,8 @@ class Progress:
         train_mae: Mean absolute error over the epoch's batches, in the target's unit.
         validation_mae: Mean absolute error on the validation rows, in the target's unit.
         best_mae: Lowest validation error so far.
-        seconds: Since this process began this member.
+        seconds: Spent on this member's epochs, by earlier processes too; of members trained
+            together, each counts its share.
     """
 
     member: int
@@ -212,7 +213,7 @@ def train_ensemble(
 
     Raises:
         DataError: If shapes disagree, a value is not finite (names row and column), the target is
-            the same everywhere, or a weight is negative.
+            the same everywhere, a weight is negative, or a number is too small.
         FeatureMismatchError: If `init_from` was trained on other columns.
         ArchitectureError: If `init_from` has another architecture.
         RecipeError: If layers are to be frozen without `init_from`.
@@ -222,8 +223,13 @@ def train_ensemble(
         TrainingDivergedError: If the loss is no longer finite.
     """
     recipe = find_recipe(recipe) if isinstance(recipe, str) else recipe
-    if members < 1:
-        raise DataError(f"members is {members}, must be at least 1")
+    for name, number, least in (
+        ("members", members, 1),
+        ("checkpoint_every", checkpoint_every, 1),
+        ("seed", seed, 0),
+    ):
+        if number < least:
+            raise DataError(f"{name} is {number}, must be at least {least}")
     x, y, names = check_data(features, target, feature_names)
     if len(y) and (y == y[0]).all():
         raise DataError(
@@ -437,6 +443,8 @@ def check_data(
     y = np.asarray(target, dtype=np.float64)
     if x.ndim != 2 or x.shape[1] != len(names):
         raise DataError(f"features have shape {x.shape}, expected (rows, {len(names)})")
+    if not names:
+        raise DataError("features have no columns: there is nothing to learn from")
     if len(set(names)) != len(names):
         doubled = next(name for name in names if names.count(name) > 1)
         raise DataError(f"feature name {doubled!r} is given to two columns")
