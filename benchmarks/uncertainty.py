@@ -3,9 +3,10 @@
     python benchmarks/uncertainty.py MODEL CALIBRATION... --training FILE... --features TABLE...
 
 MODEL is a folder of `screening train`, trained without the formulas of the evaluation set and with
-held-out rows: those formulas of TRAINING that it does not know. CALIBRATION are Parquet tables of hypothetical compounds with energies, TRAINING
-those that the model was trained on, and the feature tables hold the rows of both by id. Formulas
-of the evaluation set and of the training never calibrate.
+held-out rows: those whose formulas it was not trained on. CALIBRATION are Parquet tables of
+hypothetical compounds with energies, TRAINING those that the model was trained on, and the feature
+tables hold the rows of both by id. Formulas of the evaluation set and of the training never
+calibrate.
 
 The first table gives Spearman's rank correlation of each sign with the absolute error, the second
 coverage of the 90 % interval with its 95 % binomial interval, mean width, and miscalibration area.
