@@ -236,7 +236,12 @@ class TrainingReference:
     def _measure(
         self, features: Tensor | NDArray[np.floating], nearest: bool = False
     ) -> tuple[NDArray[np.float32], FloatArray]:
-        x = torch.as_tensor(features)
+        # NumPy's reversed views have strides that torch cannot take
+        x = (
+            features
+            if isinstance(features, Tensor)
+            else torch.as_tensor(np.ascontiguousarray(features))
+        )
         if x.ndim != 2 or x.shape[1] != len(self.mean):
             raise DataError(
                 f"features have shape {tuple(x.shape)}, expected (rows, {len(self.mean)})"
@@ -254,8 +259,8 @@ class TrainingReference:
             rows = len(block)
             if not bool(torch.isfinite(block).all()):
                 _check_finite(block.cpu().numpy(), start)
-            z = ((block.float() - mean) * inverse_std).clamp_(-_CLIP, _CLIP)
-            # blocks of one shape, so that a row's sums are the same in any company
+            z = ((block.float().contiguous() - mean) * inverse_std).clamp_(-_CLIP, _CLIP)
+            # blocks of one shape and layout, so that a row's sums are the same in any company
             z = torch.nn.functional.pad(z, (0, 0, 0, _BLOCK_ROWS - rows)) @ projection
             coordinates[start : start + rows] = z[:rows]
             if nearest:
@@ -647,6 +652,8 @@ class Uncertainty:
             raise ValueError("a tree reads a sign that does not exist")
         if not (0 < self.factor < np.inf and 0 < self.level < 1):
             raise ValueError("factor or level is out of range")
+        if arrays["score_counts"].sum() != len(arrays["scores"]):
+            raise ValueError("score_counts does not sum to the number of scores")
         if (np.diff(self.edges) <= 0).any() or any((np.diff(s) < 0).any() for s in self.scores):
             raise ValueError("edges or scores are not ascending")
         self._quantiles(self.level)
@@ -675,7 +682,7 @@ def conformal_quantiles(scores: ArrayLike, level: float) -> tuple[float, float]:
     # the small number keeps rounding of the product from adding a rank
     rank = int(np.ceil((n + 1) * (1 + level) / 2 - 1e-9))
     if rank > n:
-        least = int(np.ceil((1 + level) / (1 - level)))
+        least = int(np.ceil((1 + level) / (1 - level) - 1e-9))
         raise DataError(f"level {level} needs {least} calibration rows or more, there are {n}")
     return float(ordered[n - rank]), float(ordered[rank - 1])
 
@@ -690,7 +697,10 @@ def _read(path: Path, kind: str) -> tuple[dict[str, NDArray[Any]], dict[str, Any
         raise ModelFileError(
             f"{path}: written in format {header.get('format')}, this version reads {_FORMAT}"
         )
-    return {name: tensor.numpy() for name, tensor in tensors.items()}, header
+    try:
+        return {name: tensor.numpy() for name, tensor in tensors.items()}, header
+    except TypeError as error:
+        raise ModelFileError(f"{path}: holds a type of numbers not read here ({error})") from error
 
 
 def _check_arrays(

@@ -139,9 +139,18 @@ def test_constant_columns_do_not_count() -> None:
     )
 
 
-def test_distance_takes_tensors(reference: TrainingReference) -> None:
-    x = make_rows(30, 4).features
-    np.testing.assert_array_equal(reference.distance(torch.from_numpy(x)), reference.distance(x))
+def test_layout_and_type_of_the_input_change_nothing(reference: TrainingReference) -> None:
+    x = make_rows(4100, 4).features
+    expected = reference.distance(x)
+    for same in (
+        torch.from_numpy(x),
+        x.astype(np.float64),
+        np.asfortranarray(x),
+        torch.from_numpy(np.asfortranarray(x)),
+        np.repeat(x, 2, axis=1)[:, ::2],
+    ):
+        np.testing.assert_array_equal(reference.distance(same), expected)
+    np.testing.assert_array_equal(reference.distance(x[::-1]), expected[::-1])
 
 
 def test_reference_saved_and_loaded(reference: TrainingReference, tmp_path: Path) -> None:
@@ -245,9 +254,9 @@ def test_quantiles_hold_what_they_promise() -> None:
 
 @pytest.mark.parametrize(("rows", "level"), [(18, 0.9), (198, 0.99), (3, 0.5 + 1e-3)])
 def test_too_few_scores_for_a_level(rows: int, level: float) -> None:
-    with pytest.raises(DataError, match="calibration rows or more"):
+    with pytest.raises(DataError, match=f"needs {rows + 1} calibration rows or more"):
         conformal_quantiles(np.arange(rows), level)
-    least = int(np.ceil((1 + level) / (1 - level)))
+    least = rows + 1
     assert conformal_quantiles(np.arange(least), level) == (0.0, least - 1.0)
 
 
@@ -495,6 +504,8 @@ def test_damaged_files(uncertainty: Uncertainty, tmp_path: Path) -> None:
         ({"column": torch.full((150, 7), 99, dtype=torch.int16)}, {}, "does not exist"),
         ({"edges": torch.tensor([2.0, 1.0])}, {}, "edges"),
         ({"score_counts": torch.tensor([900, 0])}, {}, "do not fit"),
+        ({"score_counts": torch.tensor([450, 449])}, {}, "score_counts does not sum"),
+        ({"value": torch.zeros((150, 8), dtype=torch.bfloat16)}, {}, "BFloat16"),
         ({}, {"level": 2}, "out of range"),
         ({}, {"factor": -1.0}, "out of range"),
         ({}, {"factor": None}, "do not fit"),
