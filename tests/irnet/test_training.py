@@ -215,7 +215,7 @@ def test_killed_process_resumes_bit_for_bit(tmp_path: Path) -> None:
         generator = np.random.default_rng(0)
         x = generator.normal(size=({ROWS}, {COLUMNS})).astype(np.float32)
         y = x[:, 0] * 2 + np.abs(x[:, 1])
-        recipe = Recipe(architecture="16BARDx2-8BARx1-1", epochs=6, batch_size=32, precision="fp32")
+        recipe = Recipe.from_json({RECIPE.to_json()!r})
 
         def slow(progress):
             if progress.member == 1 and progress.epoch == 5:
