@@ -176,8 +176,13 @@ def calibrate_model(
     card = model.card.model_copy(
         update={
             "calibration": calibration,
-            "evaluation": model.card.evaluation
-            and model.card.evaluation.model_copy(update={"reliabilities": ()}),
+            **{
+                measured: evaluation and evaluation.model_copy(update={"reliabilities": ()})
+                for measured, evaluation in (
+                    ("evaluation", model.card.evaluation),
+                    ("cross_validation", model.card.cross_validation),
+                )
+            },
             "held_out_reliability": _judge_held_out(model, uncertainty, data, request.device),
             "limits": tuple(
                 CALIBRATED_LIMIT if _UNCALIBRATED in limit else limit for limit in model.card.limits
@@ -268,11 +273,7 @@ def number_systems(formulas: Sequence[str]) -> NDArray[np.int64]:
     Returns:
         Shape (n,).
     """
-    from pymatgen.core.composition import Composition
-
-    names = {formula: Composition(formula).chemical_system for formula in set(formulas)}
-    systems = np.array([names[formula] for formula in formulas], dtype=np.str_)
-    return np.unique(systems, return_inverse=True)[1].astype(np.int64)
+    return np.unique(_name_systems(formulas), return_inverse=True)[1].astype(np.int64)
 
 
 def find_reference(model: ScreeningModel) -> "TrainingReference":
@@ -299,6 +300,14 @@ def find_reference(model: ScreeningModel) -> "TrainingReference":
         return TrainingReference.load(path)
     except IRNetError as error:
         raise ModelError(f"cannot use the model {model.path}: {error}") from error
+
+
+def _name_systems(formulas: Sequence[str]) -> NDArray[np.str_]:
+    """Chemical system of each formula, such as ``Fe-O``."""
+    from pymatgen.core.composition import Composition
+
+    names = {formula: Composition(formula).chemical_system for formula in set(formulas)}
+    return np.array([names[formula] for formula in formulas], dtype=np.str_)
 
 
 def _fit(rows: CalibrationRows, reference: "TrainingReference", seed: int) -> "Uncertainty":
@@ -357,7 +366,7 @@ def _with_features(
 def _judge_held_out(
     model: ScreeningModel, uncertainty: "Uncertainty", data: TrainingSet, device: str
 ) -> tuple[Reliability, ...]:
-    """Measure the intervals on held-out rows of the training that they were not fitted on."""
+    """Measure the intervals on held-out rows whose chemical system they were not fitted on."""
     path = model.path / HELD_OUT_NAME
     if not path.exists():
         return ()
@@ -366,11 +375,9 @@ def _judge_held_out(
     features, target = load_rows(path)
     with safe_open(path, "np") as file:
         formulas = json.loads(file.metadata()["formulas"])
-    fitted_on = set(data.formulas)
-    others = [row for row, formula in enumerate(formulas) if formula not in fitted_on]
-    if not others:
+    rows = np.flatnonzero(~np.isin(_name_systems(formulas), _name_systems(data.formulas)))
+    if not len(rows):
         return ()
-    rows = np.array(others, dtype=np.int64)
     predictions = predict_all(model.ensemble, model.forest, features[rows], device)
     intervals = find_intervals(uncertainty, features[rows], predictions)
     return (measure_reliability(intervals, target[rows], group="held_out"),)

@@ -52,7 +52,7 @@ table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabul
 caption { text-align: left; padding-bottom: .35rem; font-size: .95rem; }
 th, td { padding: .28rem .7rem; text-align: right; white-space: nowrap;
          border-bottom: 1px solid var(--line); }
-th { color: var(--faint); font-weight: 600; }
+th { color: var(--faint); font-weight: 600; white-space: normal; vertical-align: bottom; }
 th:first-child, td:first-child { text-align: left; padding-left: .2rem; }
 tbody tr:nth-child(even) { background: var(--band); }
 .text td, .text th { text-align: left; white-space: normal; vertical-align: top; }
@@ -285,9 +285,14 @@ def _intervals(card: Card, unit: str) -> list[str]:
         ]
     parts.append(
         f"<p>Intervals are made to hold {fitted.level:.0%} of the compounds. They rest on "
-        f"{fitted.rows:,} compounds of {fitted.groups:,} chemical systems, none of them trained "
-        f"on: {escape(fitted.measured_on)}.</p>"
+        f"{fitted.rows:,} compounds of {fitted.groups:,} chemical systems, predicted by networks "
+        f"that were not trained on them: {escape(fitted.measured_on)}.</p>"
     )
+    if card.measured_on_twin is not None:
+        parts.append(
+            "<p>What they hold was measured with a twin of this model: "
+            f"{escape(card.measured_on_twin)}.</p>"
+        )
     sources: list[tuple[str, Sequence[Reliability]]] = [
         ("on the compounds that they rest on", fitted.reliabilities),
         ("on held-out rows", card.held_out_reliability),
@@ -388,11 +393,17 @@ def _making(card: Card, unit: str) -> list[str]:
         "software": _join(training.versions),
     }
     if cost is not None:
+        forest = (
+            ""
+            if cost.random_forest_mae_before is None
+            else f", that of the forest from {cost.random_forest_mae_before:.4f} to "
+            f"{cost.random_forest_mae_after:.4f}"
+        )
         entries["made small"] = (
-            f"{cost.weights} weights, {cost.bytes_before / 1e6:.1f} to "
+            f"weights {cost.weights}; {cost.bytes_before / 1e6:.1f} to "
             f"{cost.bytes_after / 1e6:.1f} MB; on {cost.rows:,} {cost.measured_on} the error of "
-            f"the networks went from {cost.irnet_mae_before:.4f} to {cost.irnet_mae_after:.4f} "
-            f"{unit}"
+            f"the networks went from {cost.irnet_mae_before:.4f} to {cost.irnet_mae_after:.4f}"
+            f"{forest} {unit}; largest change of the networks {cost.largest_irnet_change:.4f}"
         )
     return ["<h2>How it was made</h2>", _facts(entries)]
 

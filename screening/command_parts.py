@@ -7,7 +7,9 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import takewhile
 from pathlib import Path
+from textwrap import fill
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -22,6 +24,14 @@ if TYPE_CHECKING:
 
 SECONDS_BETWEEN_LINES = 10.0
 
+WIDTH_OF_FILES = 200
+"""Width of tables that go into a file or a pipe."""
+
+LABEL_WIDTH = 24
+"""Most that the label of a row may take from the other columns."""
+
+ROW_LABELS = ("id", "formula", "kind", "group", "predictor", "geometry", "scheme")
+"""Columns that say what a row is, not what was measured."""
 
 DeviceOption = Annotated[
     str,
@@ -204,14 +214,45 @@ def show_progress(*kinds: str) -> Iterator[list[ProgressCall]]:
 
 
 def print_table(title: str, rows: Sequence[Sequence[str]]) -> None:
-    """Print rows of cells, the first of them the header."""
+    """Print rows of cells, the first of them the header.
+
+    Columns that find no room beside the others go below, with the labels of the rows again.
+    """
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(title=title or None, box=None)
-    for name in rows[0]:
-        left = name in ("id", "formula", "kind", "group", "predictor")
-        table.add_column(name, justify="left" if left else "right", overflow="fold")
-    for row in rows[1:]:
-        table.add_row(*row)
-    Console(width=None if sys.stdout.isatty() else 200).print(table)
+    console = Console(width=None if sys.stdout.isatty() else WIDTH_OF_FILES, markup=False)
+    names, parts = _fit_columns(rows, console.width)
+    for number, columns in enumerate(parts):
+        table = Table(title=title or None if number == 0 else None, title_justify="left", box=None)
+        for column in columns:
+            left = rows[0][column] in ROW_LABELS
+            table.add_column(names[column], justify="left" if left else "right", overflow="fold")
+        for row in rows[1:]:
+            table.add_row(*(row[column] for column in columns))
+        console.print(table)
+
+
+def _fit_columns(
+    rows: Sequence[Sequence[str]], width: int
+) -> tuple[Sequence[str], list[list[int]]]:
+    """Divide the columns of a table into parts that fit a width, labels of the rows in each.
+
+    Returns:
+        The header, its words below each other where the table would be too wide otherwise, and the
+        columns of each part.
+    """
+    every = range(len(rows[0]))
+    if sum(2 + max(len(row[i]) for row in rows) for i in every) <= width:
+        return rows[0], [list(every)]
+    needed = [max(map(len, (*rows[0][i].split(), *(row[i] for row in rows[1:])))) for i in every]
+    names = [fill(name, room) for name, room in zip(rows[0], needed, strict=True)]
+    labels = list(takewhile(lambda i: rows[0][i] in ROW_LABELS, every))
+    for label in labels:  # a longer one is folded
+        needed[label] = min(needed[label], LABEL_WIDTH)
+    parts = [labels]
+    for column in every[len(labels) :]:
+        if parts[-1] != labels and sum(2 + needed[i] for i in (*parts[-1], column)) > width:
+            parts.append(labels)
+        parts[-1] = [*parts[-1], column]
+    return names, parts

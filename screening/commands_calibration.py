@@ -44,9 +44,14 @@ def calibrate(
             "left out.",
         ),
     ],
-    target: Annotated[str, typer.Option(help="Energy column, eV/atom.")] = (
-        "formation_energy_per_atom"
-    ),
+    target: Annotated[
+        str | None,
+        typer.Option(
+            metavar="COLUMN",
+            help="Column of what the model predicts, in its unit.",
+            show_default="the model's",
+        ),
+    ] = None,
     features: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="Feature table of these structures, from featurize."),
@@ -78,22 +83,24 @@ def calibrate(
     """
     from screening.calibration import CalibrationRequest, calibrate_model
     from screening.dataset import CROSS_CHECK_TOLERANCE, Protocol, read_formulas
-    from screening.model_library import load_model
+    from screening.model_library import ENTHALPY_UNIT, load_model
 
+    chosen_engine, chosen_device = check_engine(engine), check_device(device)
+    loaded = load_model(model)
+    doubt = keep_doubtful or loaded.unit != ENTHALPY_UNIT
     request = CalibrationRequest(
         data=tuple(data),
         protocol=Protocol(
-            target=target,
+            target=target or loaded.card.data.target,
             excluded_formulas=read_formulas(exclude_formulas) if exclude_formulas else frozenset(),
             drop_missing_energies=drop_missing_energies,
-            cross_check_tolerance=None if keep_doubtful else CROSS_CHECK_TOLERANCE,
+            cross_check_tolerance=None if doubt else CROSS_CHECK_TOLERANCE,
         ),
         features=features,
-        engine=check_engine(engine),
-        device=check_device(device),
+        engine=chosen_engine,
+        device=chosen_device,
         seed=seed,
     )
-    loaded = load_model(model)
     with (
         interruptible("the model is as it was"),
         tempfile.TemporaryDirectory(prefix="screening-") as work,
@@ -111,7 +118,8 @@ def calibrate(
     calibration = card.calibration
     assert calibration is not None
     print_reliability(
-        (*calibration.reliabilities, *card.held_out_reliability), "intervals, widths in eV/atom"
+        (*calibration.reliabilities, *card.held_out_reliability),
+        f"intervals, widths in {loaded.unit}",
     )
     say(
         f"{loaded.path}: {calibration.level:.0%} intervals, fitted on {calibration.rows:,} "

@@ -20,7 +20,10 @@ from screening.command_parts import (
 from screening.errors import ConfigurationError
 
 if TYPE_CHECKING:
+    from screening.evaluation import Geometry
     from screening.model_card import Card, Reliability, Score
+
+GEOMETRIES: tuple[Geometry, ...] = ("ideal", "relaxed")
 
 SHORT_HASH = 12
 """Hexadecimal digits of a file's hash on the terminal; the card has all 64."""
@@ -55,9 +58,14 @@ def evaluate(
             "perov_Pnma, perov_cubic) names their prototypes."
         ),
     ],
-    target: Annotated[str, typer.Option(help="Energy column, eV/atom.")] = (
-        "formation_energy_per_atom"
-    ),
+    target: Annotated[
+        str | None,
+        typer.Option(
+            metavar="COLUMN",
+            help="Column of what the model predicts, in its unit.",
+            show_default="the model's",
+        ),
+    ] = None,
     device: DeviceOption = "auto",
     update_card: Annotated[
         bool, typer.Option("--update-card", help="Store the result in the model's card.")
@@ -79,7 +87,7 @@ def evaluate(
         check_output(out, overwrite)
     check_device(device)
     loaded = load_model(model)
-    compounds = read_evaluation_set(data, target)
+    compounds = read_evaluation_set(data, target or loaded.card.data.target)
     if compounds.kinds is None:
         if update_card:
             raise ConfigurationError(
@@ -101,8 +109,9 @@ def evaluate(
         rows = tabulate(evaluation, "relaxed" if geometry == "relaxed" else "ideal")
         if len(rows) > 1:
             as_given = compounds.kinds is None
-            print_table(f"{'as given' if as_given else f'{geometry} geometry'}, eV/atom", rows)
-    print_reliability(evaluation.reliabilities, "intervals, widths in eV/atom")
+            where = "as given" if as_given else f"{geometry} geometry"
+            print_table(f"{where}, {loaded.unit}", rows)
+    print_reliability(evaluation.reliabilities, f"intervals, widths in {loaded.unit}")
     if out is not None:
         with written_atomically(out) as temporary:
             temporary.write_text(evaluation.model_dump_json(indent=1) + "\n")
@@ -114,7 +123,7 @@ def evaluate(
 def list_bundled(context: typer.Context) -> None:
     """List the bundled models with their sources and errors."""
     from screening.model_card import read_card
-    from screening.model_library import list_models, model_files
+    from screening.model_library import list_models, model_files, read_unit
 
     if context.invoked_subcommand is not None:
         return
@@ -123,7 +132,7 @@ def list_bundled(context: typer.Context) -> None:
         say("no model is bundled; train one with: screening train DATA --out MODEL")
     for folder in folders:
         size = sum(path.stat().st_size for path in model_files(folder)) / 1e6
-        _print_card(read_card(folder), f"{size:.1f} MB")
+        _print_card(read_card(folder), f"{size:.1f} MB", read_unit(folder))
 
 
 def show_model(
@@ -136,7 +145,7 @@ def show_model(
 ) -> None:
     """Show the card of a model."""
     from screening.model_card import read_card
-    from screening.model_library import find_model, model_files
+    from screening.model_library import find_model, model_files, read_unit
 
     folder = find_model(model)
     card = read_card(folder)
@@ -144,25 +153,28 @@ def show_model(
         typer.echo(card.model_dump_json(indent=1))
         return
     size = sum(path.stat().st_size for path in model_files(folder)) / 1e6
-    _print_card(card, f"{size:.1f} MB")
+    unit = read_unit(folder)
+    _print_card(card, f"{size:.1f} MB", unit)
     _print_making(card)
-    print_scores(card.held_out, "held-out rows")
-    if card.evaluation is not None:
+    print_scores(card.held_out, "held-out rows", unit)
+    measured = {"evaluation set": card.evaluation, "cross-validation": card.cross_validation}
+    found = {name: evaluation for name, evaluation in measured.items() if evaluation is not None}
+    for name, evaluation in found.items():
         from screening.evaluation import tabulate
 
         scheme = None if schemes else "all"
-        print_table("ideal geometry, eV/atom", tabulate(card.evaluation, "ideal", scheme))
-        print_table("relaxed geometry, eV/atom", tabulate(card.evaluation, "relaxed", scheme))
+        for geometry in GEOMETRIES:
+            rows = tabulate(evaluation, geometry, scheme)
+            if len(rows) > 1:
+                print_table(f"{name}, {geometry} geometry, {unit}", rows)
     if card.calibration is not None:
-        reliabilities = (
-            *card.calibration.reliabilities,
-            *card.held_out_reliability,
-            *(card.evaluation.reliabilities if card.evaluation else ()),
-        )
-        print_reliability(
-            [each for each in reliabilities if schemes or each.scheme == "all"],
-            "intervals, widths in eV/atom",
-        )
+        own = (*card.calibration.reliabilities, *card.held_out_reliability)
+        print_reliability(own, f"intervals, widths in {unit}")
+        for name, evaluation in found.items():
+            print_reliability(
+                [each for each in evaluation.reliabilities if schemes or each.scheme == "all"],
+                f"intervals, {name}, widths in {unit}",
+            )
     for limit in card.limits:
         typer.echo(f"- {limit}")
 
@@ -292,7 +304,7 @@ def _print_making(card: Card) -> None:
         typer.echo(fill(line, 100, initial_indent="  ", subsequent_indent="    "))
 
 
-def _print_card(card: Card, size: str) -> None:
+def _print_card(card: Card, size: str, unit: str) -> None:
     score = card.find_score("held_out")
     typer.echo(f"{card.name}  ({size}, {card.training.members} × {card.training.architecture})")
     typer.echo(f"  {card.description}")
@@ -301,7 +313,7 @@ def _print_card(card: Card, size: str) -> None:
         f"{len(card.data.elements)} elements; licence: {card.licence}"
     )
     if score is not None:
-        typer.echo(f"  held-out MAE {score.mae:.4f} eV/atom (n = {score.n:,})")
+        typer.echo(f"  held-out MAE {score.mae:.4f} {unit} (n = {score.n:,})")
     if card.calibration is not None:
         typer.echo(
             f"  {card.calibration.level:.0%} intervals, fitted on {card.calibration.rows:,} "

@@ -220,10 +220,12 @@ def train(
     ] = False,
     forest: Annotated[bool, typer.Option(help="Train a Random Forest beside the networks.")] = True,
     forest_like: Annotated[
-        Path | None,
+        str | None,
         typer.Option(
             metavar="MODEL",
-            help="Model whose forest's hyperparameters are taken, instead of a search.",
+            help="Bundled model or model folder whose forest's hyperparameters are taken, instead "
+            "of a search.",
+            autocompletion=complete_model,
         ),
     ] = None,
     features: Annotated[
@@ -448,14 +450,15 @@ def train_on_cluster(scheduler: str) -> MemberMap:
     return run
 
 
-def _forest_parameters(folder: Path) -> dict[str, Any]:
+def _forest_parameters(model: str) -> dict[str, Any]:
     """Return the hyperparameters of a model's forest."""
     from screening.errors import ModelError
     from screening.model_card import read_card
+    from screening.model_library import find_model
 
-    parameters = read_card(folder).training.forest
+    parameters = read_card(find_model(model)).training.forest
     if parameters is None:
-        raise ModelError(f"{folder} has no Random Forest; leave --forest-like out to search")
+        raise ModelError(f"{model} has no Random Forest; leave --forest-like out to search")
     return parameters
 
 

@@ -15,6 +15,7 @@ from screening.model_library import (
     ENSEMBLE_NAME,
     FOREST_NAME,
     FORMULAS_NAME,
+    REFERENCE_NAME,
     UNCERTAINTY_NAME,
     ScreeningModel,
     load_model,
@@ -83,6 +84,9 @@ def bundle_model(
             "the same recipe, bundled from a training with --holdout."
         )
     large = load_model(source)
+    calibrated = _calibrated(source, twin)
+    if calibrated is not None:
+        _refuse_other_members(large, calibrated, members)
     measured = None if twin is None else read_card(twin)
     if measured is not None and measured.compression is None:
         raise ModelError(f"{twin} is not a small model. Bundle it first, then give it as --twin.")
@@ -100,9 +104,10 @@ def bundle_model(
             )
             small_forest.save(destination / FOREST_NAME, precision=LEAVES, prunable=False)
         shutil.copyfile(source / FORMULAS_NAME, destination / FORMULAS_NAME)
-        calibrated = _calibrated(source, twin)
         if calibrated is not None:
             shutil.copyfile(calibrated / UNCERTAINTY_NAME, destination / UNCERTAINTY_NAME)
+        elif (source / REFERENCE_NAME).exists():
+            shutil.copyfile(source / REFERENCE_NAME, destination / REFERENCE_NAME)
     calibration = None if calibrated is None else read_card(calibrated).calibration
     card = large.card.model_copy(
         update={
@@ -145,6 +150,17 @@ def _calibrated(source: Path, twin: Path | None) -> Path | None:
         if folder is not None and read_card(folder).calibration is not None:
             return folder
     return None
+
+
+def _refuse_other_members(large: ScreeningModel, calibrated: Path, members: int | None) -> None:
+    """Refuse intervals that were fitted to the mean and spread of another number of networks."""
+    fitted_with = read_card(calibrated).training.members
+    kept = len(large.ensemble.members[:members])
+    if kept != fitted_with:
+        raise ConfigurationError(
+            f"the intervals of {calibrated} were fitted with {fitted_with} networks and do not "
+            f"hold for {kept}: keep as many, or make the model small before calibrating the copy"
+        )
 
 
 _ERRORS = (

@@ -158,7 +158,8 @@ class CalibrationCard(_Closed):
 
     Attributes:
         level: Share of compounds that the stored intervals are made to contain, such as 0.9.
-        rows: Compounds with known energies, none of their formulas trained on, that they rest on.
+        rows: Compounds with known energies that they rest on, each predicted by networks that were
+            not trained on its formula.
         groups: Chemical systems among them; no system is on both sides of a split.
         measured_on: What the compounds are.
         reliabilities: How well the intervals did on these compounds themselves, each judged by a
@@ -322,15 +323,28 @@ class Card(_Closed):
                 return each
         return None
 
+    @property
+    def search(self) -> Evaluation | None:
+        """What says best how the model does on compounds that it does not know.
+
+        The cross-validation where there is one, because the model itself may have been trained on
+        the evaluation set; else the evaluation.
+        """
+        return self.cross_validation or self.evaluation
+
     def find_bias(self, prototype: "Prototype") -> Score | None:
         """The ensemble's score on ideal cells of a built-in prototype, None if not measured.
+
+        It is the cross-validated one where the model has been cross-validated.
 
         Args:
             prototype: Any prototype. Only the built-in ones were ever measured; a file's has no
                 score, whatever it is called.
         """
-        kind = PROTOTYPE_KINDS.get(prototype.name)
-        return self.find_score(kind) if kind is not None and prototype.exact else None
+        for score in self.search.scores if self.search else ():
+            if score.predictor == "irnet" and _is_ideal(score, prototype):
+                return score
+        return None
 
     def find_coverage(self, prototype: "Prototype") -> Reliability | None:
         """How the intervals do on ideal cells of a built-in prototype, None if not measured.
@@ -338,8 +352,10 @@ class Card(_Closed):
         Args:
             prototype: As in `find_bias`.
         """
-        kind = PROTOTYPE_KINDS.get(prototype.name)
-        return self.find_reliability(kind) if kind is not None and prototype.exact else None
+        for each in self.search.reliabilities if self.search else ():
+            if _is_ideal(each, prototype):
+                return each
+        return None
 
 
 PROTOTYPE_KINDS: Mapping[str, str] = {
@@ -349,6 +365,15 @@ PROTOTYPE_KINDS: Mapping[str, str] = {
     "cubic_perovskite": "perov_cubic",
 }
 """Kind in the evaluation set of each built-in prototype."""
+
+
+def _is_ideal(measured: Score | Reliability, prototype: "Prototype") -> bool:
+    """Whether something was measured on all compounds of a built-in prototype, on ideal cells."""
+    return prototype.exact and (measured.group, measured.geometry, measured.scheme) == (
+        PROTOTYPE_KINDS.get(prototype.name),
+        "ideal",
+        "all",
+    )
 
 
 def hash_file(path: Path) -> str:

@@ -7,6 +7,7 @@ lie in ``screening/models`` and are called by name.
 """
 
 import hashlib
+import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -138,6 +139,11 @@ class ScreeningModel:
         """Symbols of the elements that it was trained on, by atomic number."""
         return self.card.data.elements
 
+    @property
+    def unit(self) -> str:
+        """Unit of what it predicts."""
+        return str(self.ensemble.card.get("unit", ENTHALPY_UNIT))
+
     @cached_property
     def content_hash(self) -> str:
         """Hash of everything that a prediction depends on, 64 hexadecimal digits."""
@@ -192,11 +198,10 @@ def load_enthalpy_model(name_or_path: str | Path) -> ScreeningModel:
         ModelError: As for `load_model`, or it was trained on a target of another unit.
     """
     model = load_model(name_or_path)
-    unit = model.ensemble.card.get("unit", ENTHALPY_UNIT)
-    if unit != ENTHALPY_UNIT:
+    if model.unit != ENTHALPY_UNIT:
         raise ModelError(
-            f"{model.path} predicts {model.card.data.target} in {unit}, not a formation enthalpy "
-            f"in {ENTHALPY_UNIT}; campaigns and predict need a model of that"
+            f"{model.path} predicts {model.card.data.target} in {model.unit}, not a formation "
+            f"enthalpy in {ENTHALPY_UNIT}; campaigns and predict need a model of that"
         )
     return model
 
@@ -230,6 +235,24 @@ def find_model(name_or_path: str | Path) -> Path:
         f'there is no model "{name}"{hint} Bundled models: {known}; '
         "or give the folder that screening train wrote."
     )
+
+
+def read_unit(folder: Path) -> str:
+    """Unit of what a model predicts, without loading its networks.
+
+    Args:
+        folder: The model.
+
+    Raises:
+        ModelError: The file that says so is missing or damaged.
+    """
+    path = folder / ENSEMBLE_NAME / "ensemble.json"
+    try:
+        return str(json.loads(path.read_text(encoding="utf-8"))["card"].get("unit", ENTHALPY_UNIT))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ModelError(
+            f"{path} is missing or damaged ({error}). Get or train the model again."
+        ) from error
 
 
 def list_models() -> tuple[Path, ...]:

@@ -135,8 +135,11 @@ def describe_pools(pools: Mapping[str, tuple[int, ...]]) -> list[str]:
 
 
 def open_stdout() -> Console:
-    """Return the console for results; wide enough for tables where it is no terminal."""
-    return Console(width=None if sys.stdout.isatty() else WIDTH_OF_FILES)
+    """Return the console for results; wide enough for tables where it is no terminal.
+
+    What stands in brackets is text, such as the ends of an interval.
+    """
+    return Console(width=None if sys.stdout.isatty() else WIDTH_OF_FILES, markup=False)
 
 
 def draw_ranking(rows: pa.Table, title: str) -> Table:
@@ -226,19 +229,29 @@ def describe_intervals(intervals: Mapping[str, Any] | str, model: str) -> list[s
         return [f"model {model}: {intervals}"]
     lines = [
         f"[low, high] are to hold {intervals['level']:.0%} of the energies; they were fitted on "
-        f"{intervals['rows']:,} compounds of {intervals['chemical_systems']:,} chemical systems "
-        "that the model was not trained on."
+        f"{intervals['rows']:,} compounds of {intervals['chemical_systems']:,} chemical systems, "
+        "predicted without training on them."
     ]
     for prototype, measured in intervals["measured_coverage"].items():
         if measured is not None:
             lines.append(
                 f"{prototype}: they held {measured['coverage']:.0%} of {measured['n']} such "
-                f"compounds (95 % interval {measured['low']:.0%} to {measured['high']:.0%})."
+                f"compounds (95 % interval {measured['low']:.0%} to {measured['high']:.0%})"
+                f"{_judge_coverage(measured, intervals['level'])}"
             )
     unmeasured = [name for name, each in intervals["measured_coverage"].items() if each is None]
     if unmeasured:
         lines.append(f"{', '.join(unmeasured)}: what they hold there was never measured.")
     return lines
+
+
+def _judge_coverage(measured: Mapping[str, float], level: float) -> str:
+    """End a sentence on measured coverage by saying whether it is what was promised."""
+    if measured["high"] < level:
+        return f", not {level:.0%}: too narrow here, errors are often larger than they say."
+    if measured["low"] > level:
+        return f", more than {level:.0%}: wider here than they need be."
+    return "."
 
 
 def warn_of_bias(errors: Mapping[str, Mapping[str, Any] | None]) -> list[str]:

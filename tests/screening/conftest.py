@@ -67,7 +67,7 @@ def build_tiny_model(folder: Path) -> Path:
             data=DataCard(
                 files=(),
                 content_sha256="0" * 64,
-                target="energy",
+                target="formation_energy_per_atom",
                 rows=400,
                 formulas=400,
                 elements=tuple(symbol for symbol in ATOMIC_NUMBERS if symbol != UNSEEN),

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -26,7 +27,14 @@ from screening.calibration import (
 from screening.dataset import Protocol
 from screening.errors import ConfigurationError, InputDataError, ModelError
 from screening.features.schema import FEATURES
-from screening.model_card import read_card, write_card
+from screening.model_card import (
+    DataFileEntry,
+    Evaluation,
+    Reliability,
+    Score,
+    read_card,
+    write_card,
+)
 from screening.model_library import UNCERTAINTY_NAME, load_model
 from screening.reliability import find_intervals, join_members
 from screening.training import HELD_OUT_NAME
@@ -34,6 +42,13 @@ from screening.training import HELD_OUT_NAME
 Screening = Callable[..., Result]
 
 SYMBOLS = "Li Na K Rb Cs Mg Ca Sr Ba Fe Cu Ag Zn F Cl Br I".split()
+
+
+ALREADY = Reliability(
+    group="B2", geometry="ideal", scheme="all", n=9, expected=(0.9,), observed=(0.9,),
+    coverage=0.9, coverage_low=0.6, coverage_high=1.0, sharpness=0.4, miscalibration_area=0.0,
+    sorting=None, spread_sorting=None,
+)  # fmt: skip
 
 
 @pytest.fixture
@@ -127,7 +142,17 @@ def test_calibrate_drops_what_was_trained_on_and_writes_model_and_card(
 ) -> None:
     write_card(
         read_card(model).model_copy(
-            update={"limits": ("The spread of the members is not a calibrated uncertainty.",)}
+            update={
+                "limits": ("The spread of the members is not a calibrated uncertainty.",),
+                "cross_validation": Evaluation(
+                    data=DataFileEntry(name="e.parquet", sha256="0" * 64, rows=9),
+                    scores=(
+                        Score(predictor="irnet", group="B2", geometry="ideal", n=9, mae=3, bias=0),
+                    ),
+                    formulas_seen=0,
+                    reliabilities=(ALREADY,),
+                ),
+            }
         ),
         model,
     )
@@ -150,11 +175,15 @@ def test_calibrate_drops_what_was_trained_on_and_writes_model_and_card(
     assert (card.calibration.rows, card.calibration.groups) == (134, 134)
     assert "compounds.parquet" in card.calibration.measured_on
     assert card.limits == (calibration.CALIBRATED_LIMIT,)
+    assert card.cross_validation is not None
+    assert card.cross_validation.reliabilities == ()
     assert load_model(model).uncertainty is not None
 
     shown = screening("models", "show", model)
     assert "90% intervals, fitted on 134 compounds" in shown.stdout
     assert "miscal." in shown.stdout
+    assert "cross-validation, ideal geometry, eV/atom" in shown.stdout
+    assert "3.000" in shown.stdout
     first = (model / UNCERTAINTY_NAME).read_bytes()
     assert screening(*call, "--seed", 5).exit_code == 0
     assert (model / UNCERTAINTY_NAME).read_bytes() != first
@@ -171,6 +200,32 @@ def test_a_feature_table_serves_as_well(
     done = screening("calibrate", model, compounds, "--features", table, "--overwrite")
     assert done.exit_code == 0, done.output
     assert "1 not in the feature table" in done.stderr
+
+
+def test_a_model_of_another_target_is_calibrated_on_its_own(
+    screening: Screening, model: Path, compounds: Path
+) -> None:
+    path = model / "ensemble" / "ensemble.json"
+    ensemble = json.loads(path.read_text())
+    ensemble["card"]["unit"] = "eV"
+    path.write_text(json.dumps(ensemble))
+    card = read_card(model)
+    data = card.data.model_copy(update={"target": "gap"})
+    write_card(card.model_copy(update={"data": data}), model)
+    call = ("calibrate", model, compounds, "--workers", 0, "--device", "cpu", "--overwrite")
+    refused = screening(*call)
+    assert refused.exit_code == 3
+    assert "gap" in refused.stderr
+    rows = pd.read_parquet(compounds).rename(columns={"formation_energy_per_atom": "gap"})
+    rows.assign(dE_matbench=1.0).to_parquet(compounds)
+    done = screening(*call)
+    assert done.exit_code == 0, done.output
+    assert "intervals, widths in eV\n" in re.sub(" +\n", "\n", done.stdout)
+    measured = screening("evaluate", model, compounds, "--device", "cpu")
+    assert measured.exit_code == 0, measured.output
+    assert "ideal geometry, eV\n" in re.sub(" +\n", "\n", measured.stdout)
+    shown = screening("models", "show", model)
+    assert "eV/atom\n" not in re.sub(" +\n", "\n", shown.stdout)
 
 
 def test_too_few_rows_say_how_many_are_needed(
@@ -195,7 +250,7 @@ def test_held_out_rows_that_were_fitted_on_do_not_judge(model: Path, compounds: 
         "features": random.normal(size=(30, len(FEATURES))).astype(np.float32),
         "target": random.normal(size=30),
     }
-    formulas = ["KCl"] * 10 + ["SiC"] * 20
+    formulas = ["KCl"] * 5 + ["K3Cl"] * 5 + ["SiC"] * 20
     (model / HELD_OUT_NAME).write_bytes(save(rows, {"formulas": json.dumps(formulas)}))
     request = CalibrationRequest((compounds,), Protocol(), device="cpu")
     work = compounds.parent / "work"

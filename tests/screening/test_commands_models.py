@@ -366,6 +366,23 @@ class Terminal(io.StringIO):
         return True
 
 
+@pytest.mark.parametrize(("width", "tables"), [(200, 1), (80, 3), (46, 6)])
+def test_tables_that_do_not_fit_are_broken_between_columns(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], width: int, tables: int
+) -> None:
+    monkeypatch.setattr(command_parts, "WIDTH_OF_FILES", width)
+    header = ["kind", "scheme", *(f"IRNet value {i}" for i in range(12))]
+    cells = [f"-{i}.12345" for i in range(12)]
+    command_parts.print_table("errors", [header, ["perov_cubic", "[all]", *cells]])
+    lines = [line.rstrip() for line in capsys.readouterr().out.splitlines()]
+    assert lines[0].strip() == "errors"
+    assert all(len(line) <= width for line in lines)
+    rows = [line.split() for line in lines if "perov_cubic" in line]
+    assert len(rows) == tables
+    assert all(row[:2] == ["perov_cubic", "[all]"] for row in rows)
+    assert [cell for row in rows for cell in row[2:]] == cells
+
+
 def test_one_bar_at_a_time_fits_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     terminal = Terminal()
     monkeypatch.setattr("sys.stderr", terminal)

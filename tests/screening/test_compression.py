@@ -12,7 +12,7 @@ from screening.errors import ConfigurationError, ModelError
 from screening.features.geometry import measure_geometry
 from screening.features.prototype import PrototypeFeaturizer
 from screening.model_card import Score, read_card, write_card
-from screening.model_library import FOREST_NAME, UNCERTAINTY_NAME, load_model
+from screening.model_library import FOREST_NAME, REFERENCE_NAME, UNCERTAINTY_NAME, load_model
 from screening.training import HELD_OUT_NAME
 
 
@@ -124,6 +124,12 @@ def test_intervals_are_the_models_own_or_else_its_twins(
     assert twins.limits == ("own",)
     uncertainty = (tmp_path / "other" / UNCERTAINTY_NAME).read_bytes()
     assert uncertainty == (calibrated_model / UNCERTAINTY_NAME).read_bytes()
+    (trained / REFERENCE_NAME).write_bytes(b"a sample of the training features")
     bare = bundle_model(trained, tmp_path / "bare", nodes=9000)
     assert bare.calibration is None
     assert not (tmp_path / "bare" / UNCERTAINTY_NAME).exists()
+    reference = (tmp_path / "bare" / REFERENCE_NAME).read_bytes()
+    assert reference == (trained / REFERENCE_NAME).read_bytes(), "to calibrate the small model with"
+    with pytest.raises(ConfigurationError, match="fitted with 2 networks and do not hold for 1"):
+        bundle_model(calibrated, tmp_path / "one", nodes=9000, members=1)
+    assert not (tmp_path / "one").exists()

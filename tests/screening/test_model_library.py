@@ -180,6 +180,12 @@ def test_only_built_in_prototypes_have_a_measured_bias(tiny_model: Path) -> None
     assert card.find_bias(built_in) is None
     assert measured.find_bias(replace(built_in, exact=False)) is None
     assert measured.find_bias(replace(built_in, name="held_out")) is None
+    unseen = score.model_copy(update={"mae": 0.4})
+    relaxed, member = ({"geometry": "relaxed"}, {"predictor": "irnet_member"})
+    others = tuple(unseen.model_copy(update=change) for change in (relaxed, member))
+    held = Evaluation(data=data, scores=(*others, unseen), formulas_seen=0)
+    validated = measured.model_copy(update={"cross_validation": held})
+    assert validated.find_bias(built_in) == unseen
 
 
 def test_bundled_models_are_whole_and_small() -> None:

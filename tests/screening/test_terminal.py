@@ -15,6 +15,7 @@ from screening.terminal import (
     describe_intervals,
     describe_pools,
     draw_ranking,
+    open_stdout,
     warn_of_bias,
 )
 
@@ -84,6 +85,14 @@ def test_intervals_stand_beside_the_prediction(width: int) -> None:
     assert "±" not in output.getvalue()
 
 
+def test_brackets_are_text(capsys: pytest.CaptureFixture[str]) -> None:
+    row = ROW | {"prototype": "mine[old]", "formation_enthalpy_low_ev_per_atom": -2.4}
+    open_stdout().print(draw_ranking(pa.Table.from_pylist([row]), "title"))
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "mine[old]" in shown
+    assert "[low, high] (calibrated 90 % interval)" in shown
+
+
 def test_notes_on_intervals_give_the_measured_coverage() -> None:
     measured = {"n": 77, "coverage": 0.883, "low": 0.79, "high": 0.94}
     intervals = {
@@ -93,11 +102,28 @@ def test_notes_on_intervals_give_the_measured_coverage() -> None:
     lines = describe_intervals(intervals, "tiny")
     assert "1,234 compounds of 567 chemical systems" in lines[0]
     assert lines[1].startswith("B2: they held 88% of 77 such compounds")
-    assert "79% to 94%" in lines[1]
+    assert lines[1].endswith("79% to 94%).")
     assert lines[2] == "spinel: what they hold there was never measured."
     assert describe_intervals("never calibrated, so", "tiny") == [
         "model tiny: never calibrated, so"
     ]
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "verdict"),
+    [
+        (0.49, 0.58, "(95 % interval 49% to 58%), not 90%: too narrow here, errors are often "),
+        (0.93, 0.99, "(95 % interval 93% to 99%), more than 90%: wider here than they need be."),
+    ],
+)
+def test_coverage_that_breaks_the_promise_is_called_so(
+    low: float, high: float, verdict: str
+) -> None:
+    measured = {"n": 473, "coverage": (low + high) / 2, "low": low, "high": high}
+    intervals = {
+        "level": 0.9, "rows": 9, "chemical_systems": 9, "measured_coverage": {"B2": measured},
+    }  # fmt: skip
+    assert verdict in describe_intervals(intervals, "tiny")[1]
 
 
 def test_warning_gives_the_measured_bias() -> None:
