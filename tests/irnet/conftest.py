@@ -28,7 +28,9 @@ def make_table(rows: int, columns: int = 12, seed: int = 0) -> Table:
     return Table(x, y, tuple(f"column {i}" for i in range(columns)))
 
 
-SMALL = Recipe(architecture="32BARx2-16BARx2-1", epochs=6, batch_size=32, precision="fp32")
+SMALL = Recipe(
+    architecture="32BARx2-16BARx2-1", epochs=6, batch_size=32, learning_rate=1e-3, precision="fp32"
+)
 
 
 @pytest.fixture(scope="session")

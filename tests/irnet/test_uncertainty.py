@@ -331,7 +331,10 @@ def test_reliability_curve_is_near_the_diagonal(uncertainty: Uncertainty) -> Non
     assert curve.miscalibration_area < 0.03
 
 
-def test_level_and_seed_and_features_matter(reference: TrainingReference) -> None:
+def test_level_and_seed_and_features_matter(
+    reference: TrainingReference, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("irnet.uncertainty._TREES", 20)  # six calibrations of six fits are slow
     rows, new = make_rows(400, 2), make_rows(300, 5)
 
     def widths(**choices: object) -> np.ndarray:
