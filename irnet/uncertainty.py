@@ -4,7 +4,7 @@ Three steps, each learnt from compounds that the model was not trained on:
 
 1. `TrainingReference` measures how far a row lies from the training rows.
 2. Boosted trees turn the signs of an error (spread of the members, disagreement with the forest,
-   distance, the prediction itself, principal components of the features) into an error scale: the
+   distance, the prediction itself, all features) into an error scale: the
    mean absolute error to expect of such a row.
 3. Split conformal prediction (Papadopoulos et al. 2002; Lei et al., J. Am. Stat. Assoc. 113, 1094,
    2018) turns the error scale into an interval. Scores are errors in units of the scale, taken
@@ -47,7 +47,7 @@ _FOLDS = 5
 _TREES = 150
 _DEPTH = 3
 _LEARNING_RATE = 0.05
-_TREE_COMPONENTS = 32
+_SHARE = 0.1  # of the signs tried at each split: all features are among them
 
 FloatArray = NDArray[np.float64]
 
@@ -312,7 +312,7 @@ class _Trees:
             max_depth=_DEPTH,
             min_samples_leaf=max(5, len(signs) // 200),
             subsample=0.5,
-            max_features=0.5,
+            max_features=_SHARE,
             random_state=seed,
         ).fit(signs, target)
         inner, leaves = 2**_DEPTH - 1, 2**_DEPTH
@@ -373,7 +373,7 @@ class Uncertainty:
         reference: Of the model's training rows.
         uses_spread: Whether the spread of the members is among the signs; not with one member.
         uses_forest: Whether the forest's prediction is among the signs.
-        uses_features: Whether principal components of the features are among the signs.
+        uses_features: Whether the features are among the signs.
         factor: Error scale of a row whose trees sum to 0, in the target's unit.
         edges: Error scales that divide the bins, (bins - 1,), ascending.
         scores: Of each bin, ascending: (true - predicted) / error scale of calibration rows.
@@ -441,7 +441,7 @@ class Uncertainty:
             prediction,
             forest_prediction,
             _vector(distance, "distance"),
-            None if features is None else reference.coordinates(features),
+            None if features is None else _checked(features, reference),
             uses_spread,
         )
         if len(signs) != n:
@@ -522,12 +522,12 @@ class Uncertainty:
                 "calibrated with a forest beside the networks, got no forest prediction; "
                 "give it, or calibrate again without"
             )
-        coordinates, distance = self.reference._measure(features, nearest=True)
+        distance = self.reference.distance(features)
         signs = _signs(
             prediction,
             forest_prediction if self.uses_forest else None,
             distance,
-            coordinates if self.uses_features else None,
+            _checked(features, self.reference) if self.uses_features else None,
             self.uses_spread,
         )
         scale = np.exp(self._trees.predict(signs)) * self.factor
@@ -636,7 +636,6 @@ class Uncertainty:
         return uncertainty
 
     def _check(self, arrays: Mapping[str, NDArray[Any]]) -> None:
-        components = self.reference.projection.shape[1]
         trees = len(self._trees.value)
         expected = {
             "column": (trees, 2**_DEPTH - 1),
@@ -646,7 +645,7 @@ class Uncertainty:
         }
         _check_arrays(arrays, expected)
         signs = 2 + self.uses_spread + 2 * self.uses_forest
-        signs += min(components, _TREE_COMPONENTS) if self.uses_features else 0
+        signs += len(self.reference.mean) if self.uses_features else 0
         column = self._trees.column
         if column.size and not 0 <= column.min() <= column.max() < signs:
             raise ValueError("a tree reads a sign that does not exist")
@@ -720,7 +719,7 @@ def _signs(
     prediction: Prediction,
     forest_prediction: ArrayLike | None,
     distance: FloatArray,
-    coordinates: NDArray[np.float32] | None,
+    features: NDArray[np.float32] | None,
     uses_spread: bool,
 ) -> NDArray[np.float32]:
     mean = _vector(prediction.mean, "prediction")
@@ -732,14 +731,28 @@ def _signs(
         if forest.shape != mean.shape:
             raise DataError(f"{len(mean)} predictions, but {len(forest)} of the forest")
         columns += [forest - mean, np.abs(forest - mean)]
-    if coordinates is not None:
-        columns += list(coordinates[:, :_TREE_COMPONENTS].T)
-    if len({len(column) for column in columns}) > 1:
+    lengths = {len(column) for column in columns} | (
+        {len(features)} if features is not None else set()
+    )
+    if len(lengths) > 1:
         raise DataError(
             f"{len(mean)} predictions, {len(distance)} distances"
-            + ("" if coordinates is None else f", {len(coordinates)} rows of features")
+            + ("" if features is None else f", {len(features)} rows of features")
         )
-    return np.stack(columns, axis=1).astype(np.float32)
+    signs = np.stack(columns, axis=1).astype(np.float32)
+    return signs if features is None else np.hstack([signs, features])
+
+
+def _checked(
+    features: Tensor | NDArray[np.floating], reference: TrainingReference
+) -> NDArray[np.float32]:
+    """Features (n, features) as float32, of the number that the reference has."""
+    x = features.cpu().numpy() if isinstance(features, Tensor) else np.asarray(features)
+    if x.ndim != 2 or x.shape[1] != len(reference.mean):
+        raise DataError(f"features have shape {x.shape}, expected (rows, {len(reference.mean)})")
+    values = np.ascontiguousarray(x, dtype=np.float32)
+    _check_finite(values)
+    return values
 
 
 def _folds(labels: NDArray[Any], seed: int) -> NDArray[np.int64]:

@@ -279,7 +279,7 @@ def test_trees_equal_scikit_learn() -> None:
         max_depth=3,
         min_samples_leaf=5,
         subsample=0.5,
-        max_features=0.5,
+        max_features=0.1,
         random_state=3,
     ).fit(x, y)
     new = generator.normal(size=(9000, 5)).astype(np.float32)
