@@ -97,6 +97,7 @@ FOREST = {
 }  # chosen by `screening train` on the paper's grid, on the ICSD-flagged rows
 ROLES = ("train", "held_out", "kept", "beside_kept", "beside_held_out", "evaluated")
 NODES = 1_050_000
+LICENCE = "CC-BY 4.0"
 TARGET = "formation_energy_per_atom"
 WEIGHTED = Protocol(weights="weight")
 
@@ -343,8 +344,7 @@ def calibrate(work: Path, data: Path) -> None:
     compounds = read_evaluation_set(data / "eval_prototypes.parquet")
     rows, parts = read_predictions(work)
     once = rows.select(np.flatnonzero(parts != "relaxed"))  # the ideal cells stand for both
-    labels = parts[parts != "relaxed"]
-    labels[labels == "ideal"] = "evaluation set"
+    labels = np.where(parts == "ideal", "evaluation set", parts)[parts != "relaxed"]
     uncertainty, calibration = fit_intervals(
         once,
         TrainingReference.load(work / "base" / REFERENCE_NAME),
@@ -429,10 +429,14 @@ def train_final(work: Path, sources: tuple[Source, ...]) -> None:
     )
 
 
-def bundle(work: Path) -> None:
+def bundle(work: Path, data: Path) -> None:
     """Make base and final small, and let the final one's card tell what was measured on twins."""
     small = work / "small"
     bundle_model(work / "base", small / "base", nodes=NODES, weights="int6", overwrite=True)
+    base = load_model(small / "base")
+    evaluation = evaluate_model(base, read_evaluation_set(data / "eval_prototypes.parquet"))
+    unmeasured = evaluation.model_copy(update={"reliabilities": ()})  # intervals are not the base's
+    write_card(base.card.model_copy(update={"evaluation": unmeasured}), small / "base")
     final = small / "mp-all-irnet17"
     card = bundle_model(
         work / "final", final, nodes=NODES, weights="int6", twin=small / "base", overwrite=True
@@ -445,6 +449,12 @@ def bundle(work: Path) -> None:
     card = card.model_copy(
         update={
             "held_out": (*scores, *forest),
+            "licence": LICENCE,
+            "description": (
+                f"{card.description} The networks were trained for {BASE.epochs} epochs without "
+                f"the evaluation set and some held-out rows, then for {CONTINUED.epochs} epochs on "
+                "everything."
+            ),
             "measured_on_twin": (
                 f"twins: on held-out rows and under cross-validation, {FOLDS} ensembles trained on "
                 "like this one without the compounds in question; on the evaluation set, and of "
@@ -507,7 +517,7 @@ def main() -> None:
         elif stage == "final":
             train_final(work, sources)
         else:
-            bundle(work)
+            bundle(work, data)
 
 
 if __name__ == "__main__":
