@@ -98,6 +98,10 @@ FOREST = {
 ROLES = ("train", "held_out", "kept", "beside_kept", "beside_held_out", "evaluated")
 NODES = 1_050_000
 LICENCE = "CC-BY 4.0"
+LIMIT = (
+    "Errors on hypothetical compounds are known for B2, L1_0, Pnma and cubic perovskites, and for a "
+    "random part of those in the Materials Project; other prototypes are unmeasured."
+)
 TARGET = "formation_energy_per_atom"
 WEIGHTED = Protocol(weights="weight")
 
@@ -450,6 +454,7 @@ def bundle(work: Path, data: Path) -> None:
         update={
             "held_out": (*scores, *forest),
             "licence": LICENCE,
+            "limits": (LIMIT, *card.limits[1:]),
             "description": (
                 f"{card.description} The networks were trained for {BASE.epochs} epochs without "
                 f"the evaluation set and some held-out rows, then for {CONTINUED.epochs} epochs on "
