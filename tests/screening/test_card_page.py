@@ -15,6 +15,7 @@ from screening.errors import ModelError
 from screening.model_card import (
     CalibrationCard,
     Card,
+    Compression,
     DataFileEntry,
     Evaluation,
     Reliability,
@@ -168,8 +169,21 @@ def test_what_was_never_measured_is_left_out(tiny_model: Path) -> None:
 
 def test_a_model_of_another_target_says_its_unit(card: Card) -> None:
     html = render_page(card, replace(CardFacts(1.0), unit="GPa"))
-    assert "energy in GPa" in html
+    assert "formation_energy_per_atom in GPa" in html
     assert "eV/atom" not in html
+
+
+def test_the_page_says_what_was_measured_on_a_twin_and_what_smallness_cost(card: Card) -> None:
+    cost = Compression(
+        weights="int6 per output channel", forest=None, rows=30, measured_on="held-out rows of x",
+        irnet_mae_before=0.1, irnet_mae_after=0.11, random_forest_mae_before=0.2,
+        random_forest_mae_after=0.21, largest_irnet_change=0.3, bytes_before=9, bytes_after=3,
+    )  # fmt: skip
+    changed = card.model_copy(update={"compression": cost, "measured_on_twin": "a twin of x"})
+    html = render_page(changed, CardFacts(1.0))
+    assert "measured with a twin of this model: a twin of x" in html
+    assert "of the forest from 0.2000 to 0.2100 eV/atom; largest change" in html
+    assert "measured with a twin" not in render_page(card, CardFacts(1.0))
 
 
 def test_facts_come_from_the_models_folder(tiny_model: Path, tmp_path: Path) -> None:

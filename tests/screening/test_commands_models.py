@@ -70,18 +70,20 @@ def test_engines_and_workers_agree(screening: Screening, salts: Path, tmp_path: 
     pd.testing.assert_frame_equal(tables["fast"], tables["matminer"], rtol=1e-6, atol=1e-9)
 
 
-def test_predict_writes_the_three_enthalpies(
+def test_predict_writes_enthalpies_and_their_interval(
     screening: Screening, salts: Path, tmp_path: Path, tiny_model: Path
 ) -> None:
     out = tmp_path / "p.parquet"
     result = screening("predict", salts, "--out", out, "--model", tiny_model, "--device", "cpu")
     assert result.exit_code == 0, result.output
     table = pd.read_parquet(out)
-    assert list(table.columns[:5]) == [
+    assert list(table.columns[:7]) == [
         "id",
         "formula",
         "formation_enthalpy_ev_per_atom",
         "formation_enthalpy_std_ev_per_atom",
+        "formation_enthalpy_low_ev_per_atom",
+        "formation_enthalpy_high_ev_per_atom",
         "rf_formation_enthalpy_ev_per_atom",
     ]
     assert table["formula"].tolist() == ["KCl", "NaCl"]
