@@ -190,16 +190,18 @@ def test_only_built_in_prototypes_have_a_measured_bias(tiny_model: Path) -> None
 
 def test_bundled_models_are_whole_and_small() -> None:
     folders = list_models()
-    assert folders
+    assert [folder.name for folder in folders] == list(PREFERRED_MODELS)
     size = 0
     for folder in folders:
         model = load_model(folder)
         size += sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-        assert len(model.ensemble.members) >= 4
+        assert len(model.ensemble.members) == model.card.training.members >= 2
         assert model.forest is not None
+        assert model.uncertainty is not None
         assert model.card.data.sources
         assert model.card.find_score("held_out") is not None
         assert model.card.find_bias(find_prototype("B2")) is not None
+        assert model.card.find_coverage(find_prototype("B2")) is not None
     assert size < 40e6
 
 
