@@ -22,8 +22,8 @@ class Recipe:
         name: Name of the recipe that this one was made from.
         architecture: Name or string of the network, see `irnet.architecture`.
         epochs: Passes over the training rows, at most.
-        batch_size: Rows per step; a last batch of fewer rows is spread over later epochs by the
-            shuffle (it is left out of the epoch in which it falls).
+        batch_size: Rows per step, about: an epoch's rows are divided evenly into as many steps as
+            there are full batches.
         optimizer: "adamw" or "adam".
         learning_rate: Constant rate, or the top of the one-cycle.
         weight_decay: Decoupled weight decay of AdamW; must be 0 for Adam.
@@ -37,8 +37,8 @@ class Recipe:
         scale_target: Whether the target is standardised.
         validation_fraction: Share of the rows (or groups) kept for validation.
         patience: Epochs without a better validation error after which training stops, or None.
-        precision: "bf16" runs the matrix products in bfloat16 under autocast, "fp32" does not,
-            "auto" uses bfloat16 where the device multiplies it faster.
+        precision: "bf16" runs the matrix products in bfloat16 and keeps the weights in float32,
+            "fp32" multiplies in float32, "auto" uses bfloat16 where the device multiplies it faster.
         dropout: Probability wherever the architecture has a ``D``.
         frozen_layers: So many leading fully connected layers, each with its norm and shortcut, stay
             as they were: no gradient, batch norm in evaluation mode (a shortcut around a block

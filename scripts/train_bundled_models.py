@@ -99,8 +99,8 @@ ROLES = ("train", "held_out", "kept", "beside_kept", "beside_held_out", "evaluat
 NODES = 1_050_000
 LICENCE = "CC-BY 4.0"
 LIMIT = (
-    "Errors on hypothetical compounds are known for B2, L1_0, Pnma and cubic perovskites, and for a "
-    "random part of those in the Materials Project; other prototypes are unmeasured."
+    "Errors on hypothetical compounds are known for B2, L1_0, Pnma and cubic perovskites, and for "
+    "a random part of those in the Materials Project; other prototypes are unmeasured."
 )
 TARGET = "formation_energy_per_atom"
 WEIGHTED = Protocol(weights="weight")
