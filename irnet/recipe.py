@@ -38,7 +38,8 @@ class Recipe:
         validation_fraction: Share of the rows (or groups) kept for validation.
         patience: Epochs without a better validation error after which training stops, or None.
         precision: "bf16" runs the matrix products in bfloat16 and keeps the weights in float32,
-            "fp32" multiplies in float32, "auto" uses bfloat16 where the device multiplies it faster.
+            "fp32" multiplies in float32, "auto" uses bfloat16 where the device multiplies it
+            faster.
         dropout: Probability wherever the architecture has a ``D``.
         frozen_layers: So many leading fully connected layers, each with its norm and shortcut, stay
             as they were: no gradient, batch norm in evaluation mode (a shortcut around a block
