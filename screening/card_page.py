@@ -240,7 +240,8 @@ def _search(card: Card, unit: str) -> list[str]:
         ),
         (
             "Cross-validation over hypothetical compounds",
-            "Each compound was predicted by a model that was not trained on its chemical system.",
+            "Each compound was predicted by a model that was trained neither on its formula nor on "
+            "compounds of this set with the same elements.",
             card.cross_validation,
         ),
     ):

@@ -262,8 +262,8 @@ class Card(_Closed):
         held_out: Errors on the held-out rows.
         held_out_reliability: How well the intervals do there.
         evaluation: Errors on the evaluation set.
-        cross_validation: Errors on hypothetical compounds, each predicted by a model that was not
-            trained on its chemical system.
+        cross_validation: Errors on hypothetical compounds, each predicted by a model that was
+            trained neither on its formula nor on compounds of the set with the same elements.
         calibration: How the intervals were fitted; None where the predictions have none.
         measured_on_twin: Where the errors are those of a twin of this model, what the twin was
             not trained on; None where they are its own.
