@@ -199,6 +199,8 @@ def run(work: Path, name: str, chosen: dict[str, Any], data: Path) -> None:
     optimizer = torch.optim.AdamW(
         parameters, lr=chosen["learning_rate"], weight_decay=chosen["decay"], fused=True
     )
+    if chosen["init"]:
+        print("before: " + measure(network, tests, mean, std), flush=True)
     per_epoch = len(yt) // chosen["batch"]
     steps, step, start = per_epoch * chosen["epochs"], 0, time.perf_counter()
     for epoch in range(1, chosen["epochs"] + 1):
