@@ -27,7 +27,8 @@ import numpy as np
 from machine import describe_machine
 
 from irnet import Prediction, metrics
-from irnet.uncertainty import TrainingReference, Uncertainty
+from irnet.reference import TrainingReference
+from irnet.uncertainty import Uncertainty
 from screening.dataset import Protocol, TrainingSet, attach_features, read_formulas
 from screening.dataset import read_training_set as read_rows
 from screening.evaluation import featurize_ideal, read_evaluation_set

@@ -26,9 +26,10 @@ if TYPE_CHECKING:
     from .forest import Forest, fit_forest
     from .network import Network, count_parameters
     from .recipe import RECIPES, Recipe, find_recipe
+    from .reference import TrainingReference
     from .scorer import Prediction, Scorer
     from .training import Progress, TrainingDivergedError, train_ensemble
-    from .uncertainty import Assessment, TrainingReference, Uncertainty
+    from .uncertainty import Assessment, Uncertainty
 
 _HOMES = {
     "ARCHITECTURES": "architecture",
@@ -52,7 +53,7 @@ _HOMES = {
     "RecipeError": "errors",
     "Scorer": "scorer",
     "TrainingDivergedError": "training",
-    "TrainingReference": "uncertainty",
+    "TrainingReference": "reference",
     "Uncertainty": "uncertainty",
     "count_parameters": "network",
     "find_recipe": "recipe",

@@ -40,7 +40,8 @@ from screening.reliability import (
 from screening.training import HELD_OUT_NAME, load_rows, writing_to
 
 if TYPE_CHECKING:
-    from irnet.uncertainty import TrainingReference, Uncertainty
+    from irnet.reference import TrainingReference
+    from irnet.uncertainty import Uncertainty
 
 LEVEL = 0.9
 """Share of the energies that the stored intervals are made to hold."""
@@ -286,7 +287,7 @@ def find_reference(model: ScreeningModel) -> "TrainingReference":
         ModelError: The model has none, or its file is damaged.
     """
     from irnet import IRNetError
-    from irnet.uncertainty import TrainingReference
+    from irnet.reference import TrainingReference
 
     path = model.path / REFERENCE_NAME
     if not path.exists():

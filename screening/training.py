@@ -191,7 +191,7 @@ def train_model(
             loss became infinite or NaN.
         OutputError: The folder cannot be written.
     """
-    from irnet.uncertainty import TrainingReference
+    from irnet.reference import TrainingReference
 
     reporter = reporter or Reporter()
     seconds: dict[str, float] = {}

@@ -32,7 +32,7 @@ from irnet import Ensemble, fit_forest, train_ensemble
 from irnet.forest import ForestParameters
 from irnet.metrics import bootstrap, mae
 from irnet.recipe import RECIPES
-from irnet.uncertainty import TrainingReference
+from irnet.reference import TrainingReference
 from screening.calibration import (
     CALIBRATED_LIMIT,
     CalibrationRows,

@@ -18,9 +18,10 @@ from sklearn.neighbors import NearestNeighbors
 from sklearn.preprocessing import StandardScaler
 
 from irnet import DataError, ModelFileError, metrics
+from irnet.reference import TrainingReference
 from irnet.scorer import Prediction
 from irnet.storage import read_tensors, write_tensors
-from irnet.uncertainty import FILE_NAME, TrainingReference, Uncertainty, _Trees, conformal_quantiles
+from irnet.uncertainty import FILE_NAME, Uncertainty, _Trees, conformal_quantiles
 
 
 @dataclass(frozen=True)

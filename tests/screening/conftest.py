@@ -103,7 +103,7 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def calibrate_tiny_model(tiny: Path, folder: Path) -> Path:
     """Give a copy of the tiny model intervals, fitted on made-up energies of other candidates."""
-    from irnet.uncertainty import TrainingReference
+    from irnet.reference import TrainingReference
     from prototypes import CandidateSpace, element_pool, find_prototype
     from screening.calibration import CalibrationRows, fit_intervals
     from screening.evaluation import predict_all

@@ -15,7 +15,7 @@ from safetensors.numpy import save
 from typer.testing import Result
 
 from irnet import Prediction
-from irnet.uncertainty import TrainingReference
+from irnet.reference import TrainingReference
 from screening import calibration
 from screening.calibration import (
     CalibrationRequest,

@@ -176,7 +176,7 @@ def test_a_training_that_an_older_version_began_is_recognised(
 
 
 def test_a_sample_of_the_training_features_is_kept(request_: TrainingRequest) -> None:
-    from irnet.uncertainty import TrainingReference
+    from irnet.reference import TrainingReference
 
     train_model(request_)
     reference = TrainingReference.load(request_.out / REFERENCE_NAME)
