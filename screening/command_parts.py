@@ -33,6 +33,25 @@ LABEL_WIDTH = 24
 ROW_LABELS = ("id", "formula", "kind", "group", "predictor", "geometry", "scheme")
 """Columns that say what a row is, not what was measured."""
 
+FeatureTableOption = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="Feature table of these structures, from featurize."),
+]
+DropMissingOption = Annotated[
+    bool, typer.Option(help="Count and drop rows without energy instead of refusing them.")
+]
+KeepDoubtfulOption = Annotated[
+    bool,
+    typer.Option(help="Keep rows whose dE_matbench says that their energy is doubtful."),
+]
+ModelTargetOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="COLUMN",
+        help="Column of what the model predicts, in its unit.",
+        show_default="the model's",
+    ),
+]
 DeviceOption = Annotated[
     str,
     typer.Option(help="Where networks run: auto, cpu or cuda.", autocompletion=complete_device),

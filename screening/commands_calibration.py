@@ -10,7 +10,11 @@ import typer
 
 from screening.command_parts import (
     DeviceOption,
+    DropMissingOption,
+    FeatureTableOption,
+    KeepDoubtfulOption,
     ModelArgument,
+    ModelTargetOption,
     SchedulerOption,
     WorkersOption,
     check_device,
@@ -44,18 +48,8 @@ def calibrate(
             "left out.",
         ),
     ],
-    target: Annotated[
-        str | None,
-        typer.Option(
-            metavar="COLUMN",
-            help="Column of what the model predicts, in its unit.",
-            show_default="the model's",
-        ),
-    ] = None,
-    features: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="Feature table of these structures, from featurize."),
-    ] = None,
+    target: ModelTargetOption = None,
+    features: FeatureTableOption = None,
     exclude_formulas: Annotated[
         Path | None,
         typer.Option(
@@ -63,13 +57,8 @@ def calibrate(
             help="Formulas to leave out: Parquet or CSV with a formula column, or text.",
         ),
     ] = None,
-    drop_missing_energies: Annotated[
-        bool, typer.Option(help="Count and drop rows without energy instead of refusing them.")
-    ] = False,
-    keep_doubtful: Annotated[
-        bool,
-        typer.Option(help="Keep rows whose dE_matbench says that their energy is doubtful."),
-    ] = False,
+    drop_missing_energies: DropMissingOption = False,
+    keep_doubtful: KeepDoubtfulOption = False,
     seed: Annotated[int, typer.Option(help="Seed of the splits.")] = 0,
     engine: EngineOption = "fast",
     device: DeviceOption = "auto",

@@ -12,6 +12,7 @@ import typer
 from screening.command_parts import (
     DeviceOption,
     ModelArgument,
+    ModelTargetOption,
     check_device,
     check_output,
     print_table,
@@ -58,14 +59,7 @@ def evaluate(
             "perov_Pnma, perov_cubic) names their prototypes."
         ),
     ],
-    target: Annotated[
-        str | None,
-        typer.Option(
-            metavar="COLUMN",
-            help="Column of what the model predicts, in its unit.",
-            show_default="the model's",
-        ),
-    ] = None,
+    target: ModelTargetOption = None,
     device: DeviceOption = "auto",
     update_card: Annotated[
         bool, typer.Option("--update-card", help="Store the result in the model's card.")

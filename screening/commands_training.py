@@ -11,6 +11,9 @@ import typer
 
 from screening.command_parts import (
     DeviceOption,
+    DropMissingOption,
+    FeatureTableOption,
+    KeepDoubtfulOption,
     ModelArgument,
     check_device,
     check_output,
@@ -211,13 +214,8 @@ def train(
     max_sites: Annotated[
         int | None, typer.Option(min=1, help="Leave out larger structures.")
     ] = None,
-    drop_missing_energies: Annotated[
-        bool, typer.Option(help="Count and drop rows without energy instead of refusing them.")
-    ] = False,
-    keep_doubtful: Annotated[
-        bool,
-        typer.Option(help="Keep rows whose dE_matbench says that their energy is doubtful."),
-    ] = False,
+    drop_missing_energies: DropMissingOption = False,
+    keep_doubtful: KeepDoubtfulOption = False,
     forest: Annotated[bool, typer.Option(help="Train a Random Forest beside the networks.")] = True,
     forest_like: Annotated[
         str | None,
@@ -228,10 +226,7 @@ def train(
             autocompletion=complete_model,
         ),
     ] = None,
-    features: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="Feature table of these structures, from featurize."),
-    ] = None,
+    features: FeatureTableOption = None,
     engine: EngineOption = "fast",
     sources: Annotated[
         Path | None,
