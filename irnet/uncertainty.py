@@ -346,6 +346,56 @@ class Uncertainty:
         quantiles = self._quantiles(level)[np.searchsorted(self.edges, scale, side="left")]
         return centre + scale * quantiles[:, 0], centre + scale * quantiles[:, 1]
 
+    def noise_std(self, error_scale: ArrayLike) -> FloatArray:
+        """Standard deviation of true - predicted, as calibration rows of like scale had it.
+
+        Args:
+            error_scale: Of an assessment, (n,).
+
+        Returns:
+            (n,), in the target's unit. The mean of true - predicted, a bias, is not in it.
+        """
+        scale = np.asarray(error_scale, np.float64)
+        stds = np.array([scores.std() for scores in self.scores])
+        return np.asarray(scale * stds[np.searchsorted(self.edges, scale, side="left")])
+
+    def probability_at_most(
+        self, deviation: ArrayLike, error_scale: ArrayLike, shrink: ArrayLike = 1.0
+    ) -> FloatArray:
+        """Probability that true - predicted is at most a deviation.
+
+        The share of calibration scores of the row's bin below it, by the ranks of conformal
+        prediction: interpolated between scores, never nearer to 0 or 1 than 1 / (rows + 1).
+
+        Args:
+            deviation: (n,), in the target's unit.
+            error_scale: Of an assessment, (n,).
+            shrink: Factor on the deviations of the scores from their mean, above 0, one or (n,):
+                for a part of the noise where the rest enters in another way.
+
+        Returns:
+            (n,), never decreasing in the deviation.
+
+        Raises:
+            DataError: If shapes differ or `shrink` is not above 0.
+        """
+        scale = _vector(error_scale, "error scale")
+        score = _vector(deviation, "deviation") / scale
+        narrow = np.broadcast_to(np.asarray(shrink, np.float64), scale.shape)
+        if not (narrow > 0).all():
+            raise DataError("shrink must be above 0")
+        place = np.searchsorted(self.edges, scale, side="left")
+        probability = np.empty(len(scale))
+        for number, scores in enumerate(self.scores):
+            rows = place == number
+            centre = scores.mean()
+            probability[rows] = np.interp(
+                centre + (score[rows] - centre) / narrow[rows],
+                scores,
+                np.arange(1, len(scores) + 1) / (len(scores) + 1),
+            )
+        return probability
+
     def _quantiles(self, level: float) -> FloatArray:
         return np.array([conformal_quantiles(scores, level) for scores in self.scores])
 

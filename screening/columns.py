@@ -29,7 +29,7 @@ class Column:
     """One column of a table.
 
     Attributes:
-        name: Name in the file. A name that ends in `*` stands for a family (`site_*`).
+        name: Name in the file. A name with a `*` stands for a family (`site_*`).
         dtype: Arrow type, as `pyarrow.type_for_alias` names it.
         unit: Unit of the values; empty for counts, names and flags.
         sentence: What the column holds.
@@ -46,8 +46,9 @@ class Column:
 
     def matches(self, name: str) -> bool:
         """Whether a column called `name` is this column or of this family."""
-        if self.name.endswith("*"):
-            return name.startswith(self.name[:-1])
+        head, star, tail = self.name.partition("*")
+        if star:
+            return name.startswith(head) and name.endswith(tail)
         return name == self.name
 
 
@@ -138,8 +139,162 @@ SITES: Final = (
         required=False,
     ),
 )
+RF_ABOVE_HULL: Final = Column(
+    "rf_energy_above_hull_ev_per_atom",
+    "double",
+    _ENERGY,
+    "Energy above hull by the Random Forest: its formation enthalpy less the lowest mixture of the "
+    "same competitors, which it predicts itself where the model does; rounded to 1e-6, null if the "
+    "model has no forest.",
+    nullable=True,
+)
+ABOVE_HULL: Final = Column(
+    "energy_above_hull_ev_per_atom",
+    "double",
+    _ENERGY,
+    "Formation enthalpy less that of the lowest mixture of competing phases, rounded to 1e-6; "
+    "negative below the hull of the competitors. Which competitors, says the manifest.",
+    nullable=True,
+)
+ABOVE_HULL_STD: Final = Column(
+    "energy_above_hull_std_ev_per_atom",
+    "double",
+    _ENERGY,
+    "Standard deviation of the energy above hull: the members', each with its own hull, and "
+    "calibrated noise; rounded to 1e-6. Of the members alone if the model was never calibrated, "
+    "null then with a single member.",
+    nullable=True,
+)
+P_STABLE: Final = Column(
+    "p_stable",
+    "double",
+    "",
+    "Probability that the energy above hull is at most the campaign's tolerance (stable-within), "
+    "rounded to 1e-6; null if the model was never calibrated.",
+    nullable=True,
+)
+DECOMPOSITION: Final = Column(
+    "decomposition",
+    "string",
+    "",
+    "Lowest mixture of competing phases, in formula units of each per formula unit of the "
+    "compound.",
+    nullable=True,
+)
+REFERENCES_IN_SYSTEM: Final = Column(
+    "references_in_system",
+    "int64",
+    "",
+    "Competing phases in the chemical system and its subsystems, elements not counted.",
+    nullable=True,
+)
+STABILITY: Final = (
+    ABOVE_HULL,
+    ABOVE_HULL_STD,
+    P_STABLE,
+    DECOMPOSITION,
+    REFERENCES_IN_SYSTEM,
+)
 KNOWN: Final = Column(
-    "known", "bool", "", "Whether the model's training data holds a compound of this composition."
+    "known",
+    "bool",
+    "",
+    "Whether a compound of this composition is in the model's training data or among the "
+    "reference phases.",
+)
+KNOWN_DETAILS: Final = (
+    Column(
+        "known_id",
+        "string",
+        "",
+        "Identifier of the known compound of lowest energy; null if unknown or without one.",
+        nullable=True,
+    ),
+    Column(
+        "known_formation_enthalpy_ev_per_atom",
+        "double",
+        _ENERGY,
+        "Lowest known formation enthalpy of the composition, from the data; null if unknown.",
+        nullable=True,
+    ),
+    Column(
+        "known_in_prototype",
+        "bool",
+        "",
+        "Whether the training data holds the composition in this structure type; null if unknown "
+        "or if the type of the known compound cannot be told.",
+        nullable=True,
+    ),
+    Column(
+        "nearest_known_formula",
+        "string",
+        "",
+        "The nearest other known composition by the element mover's distance; null if none is "
+        "known.",
+        nullable=True,
+    ),
+    Column(
+        "nearest_known_distance",
+        "double",
+        "",
+        "Element mover's distance to it, in steps of the modified Pettifor scale, rounded to 1e-6.",
+        nullable=True,
+    ),
+)
+CHEMISTRY: Final = (
+    Column(
+        "charge_neutral",
+        "bool",
+        "",
+        "Whether plausible oxidation states sum to zero; null where the rule does not apply, as "
+        "to intermetallics.",
+        nullable=True,
+    ),
+    Column(
+        "oxidation_states",
+        "string",
+        "",
+        "The most plausible oxidation states that sum to zero; null if there are none.",
+        nullable=True,
+    ),
+    Column(
+        "electronegativity_order",
+        "bool",
+        "",
+        "Whether every positive ion is less electronegative than every negative one; null without "
+        "oxidation states.",
+        nullable=True,
+    ),
+    Column(
+        "goldschmidt_tolerance_factor",
+        "double",
+        "",
+        "Goldschmidt's tolerance factor by Shannon's radii; null but for perovskites with "
+        "tabulated radii.",
+        nullable=True,
+    ),
+    Column(
+        "bartel_tolerance_factor",
+        "double",
+        "",
+        "Tolerance factor of Bartel et al. (2019), below 4.18 for a likely perovskite; null as "
+        "for Goldschmidt's.",
+        nullable=True,
+    ),
+    Column("likely_metal", "bool", "", "A guess from the elements whether it is a metal."),
+    Column(
+        "radioactive_elements",
+        "string",
+        "",
+        "Elements without a stable isotope, separated by spaces; empty if there are none.",
+    ),
+    Column(
+        "toxic_elements",
+        "string",
+        "",
+        "Elements whose compounds are classified as toxic, separated by spaces; empty if there "
+        "are none.",
+    ),
 )
 DISTANCE: Final = Column(
     "applicability_distance",
@@ -192,11 +347,29 @@ SHARD: Final = TableKind(
         ),
         ENTHALPY_LOW,
         ENTHALPY_HIGH,
+        *STABILITY,
         RF_ENTHALPY,
+        RF_ABOVE_HULL,
         KNOWN,
+        *KNOWN_DETAILS,
+        *CHEMISTRY,
         DISTANCE,
         UNSEEN,
         IMPUTED,
+        Column(
+            "member_*_ev_per_atom",
+            "float",
+            _ENERGY,
+            "Formation enthalpy by one member of the ensemble; null for a failure.",
+            nullable=True,
+        ),
+        Column(
+            "error_scale_ev_per_atom",
+            "float",
+            _ENERGY,
+            "Absolute error to expect; null for a failure or if the model was never calibrated.",
+            nullable=True,
+        ),
         Column(
             "reason",
             "string",
@@ -215,25 +388,30 @@ RANKING: Final = TableKind(
             "rank",
             "int64",
             "",
-            "Place by the ensemble's formation enthalpy in the whole "
-            "campaign, from 1; ties go by prototype and candidate.",
+            "Place in the whole campaign, from 1, in the order that the manifest names; ties go by "
+            "prototype and candidate.",
         ),
         PROTOTYPE,
         FORMULA,
         *SITES,
+        *STABILITY,
         ENTHALPY,
         ENTHALPY_STD,
         ENTHALPY_LOW,
         ENTHALPY_HIGH,
+        RF_ABOVE_HULL,
         RF_ENTHALPY,
         Column(
             "rf_rank",
             "int64",
             "",
-            "Place by the Random Forest's formation enthalpy; null if the model has no forest.",
+            "Place by the Random Forest's energy above hull, or by its formation enthalpy where no "
+            "hull was computed; null if the model has no forest.",
             nullable=True,
         ),
         KNOWN,
+        *KNOWN_DETAILS,
+        *CHEMISTRY,
         DISTANCE,
         UNSEEN,
         IMPUTED,

@@ -1,0 +1,104 @@
+"""Fifth stage: from the hull of the competitors to the probability of being stable.
+
+The energy above hull is the formation enthalpy less the energy of the lowest mixture of competing
+phases. Each member of the ensemble has its own: where the competitors are predicted too, they move
+with the member, and errors that candidate and competitors share cancel. What the members do not
+show of the error, the calibration does: noise is added until the energy of a candidate with fixed
+competitors scatters as much as calibration compounds did around their predictions.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from irnet.uncertainty import Uncertainty
+
+LEAST_NOISE: Final = 0.5
+"""Share of the calibrated noise that is added at least, however far the members spread."""
+
+FloatArray = NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class Stability:
+    """What is predicted of the stability of candidates.
+
+    Attributes:
+        energy_above_hull: Of the ensemble's mean, (m,), eV/atom; negative below the hull of the
+            competitors.
+        std: Standard deviation of the energy above hull, (m,), eV/atom: members and calibrated
+            noise; members alone if the model was never calibrated, NaN with a single one.
+        p_stable: Probability that the energy above hull is at most the tolerance, (m,); NaN if
+            the model was never calibrated.
+        forest_energy_above_hull: Of the Random Forest, (m,), eV/atom; NaN without a forest.
+    """
+
+    energy_above_hull: FloatArray
+    std: FloatArray
+    p_stable: FloatArray
+    forest_energy_above_hull: FloatArray
+
+
+def judge_stability(
+    mean: FloatArray,
+    members: FloatArray,
+    forest: FloatArray,
+    hull: FloatArray,
+    *,
+    error_scale: FloatArray | None,
+    uncertainty: Uncertainty | None,
+    within: float,
+) -> Stability:
+    """Compare candidates with the lowest mixtures of their competitors.
+
+    Args:
+        mean: Formation enthalpies of the ensemble, (m,), eV/atom.
+        members: Those of its members, (m, members).
+        forest: Those of the Random Forest, (m,); NaN without one.
+        hull: Energies of the lowest mixtures, eV/atom: (m, 1) of competitors with given energies,
+            or (m, 1 + members) or (m, 1 + members + 1) of competitors that the ensemble's mean,
+            its members and the forest predicted, in this order.
+        error_scale: Mean absolute errors to expect of `mean`, (m,), from `uncertainty`; None if
+            the model was never calibrated.
+        uncertainty: What calibration knows of the model's errors.
+        within: Energy above hull that still counts as stable, eV/atom.
+
+    Returns:
+        Energies above hull and probabilities.
+
+    Raises:
+        ValueError: The columns of the hull fit neither case.
+    """
+    count = members.shape[1]
+    predicted = hull.shape[1] > 1
+    if hull.shape[1] not in (1, 1 + count, 2 + count):
+        raise ValueError(
+            f"hull has {hull.shape[1]} columns, expected 1, {1 + count} or {2 + count}"
+        )
+    of_members = members - (hull[:, 1 : 1 + count] if predicted else hull[:, :1])
+    if not predicted:
+        of_forest = forest - hull[:, 0]
+    elif hull.shape[1] == 2 + count:
+        of_forest = forest - hull[:, -1]
+    else:
+        of_forest = np.full(len(mean), np.nan)
+    above = mean - hull[:, 0]
+    if uncertainty is None or error_scale is None:
+        spread = of_members.std(axis=1, ddof=1) if count > 1 else np.full(len(mean), np.nan)
+        return Stability(above, spread, np.full(len(mean), np.nan), of_forest)
+
+    noise = uncertainty.noise_std(error_scale)
+    shown = members.var(axis=1) / noise**2
+    shrink = np.sqrt(np.clip(1.0 - shown, LEAST_NOISE**2, 1.0))
+    p_stable = np.zeros(len(mean))
+    for member in range(count):
+        p_stable += uncertainty.probability_at_most(
+            within - of_members[:, member], error_scale, shrink
+        )
+    std = np.sqrt(of_members.var(axis=1) + (shrink * noise) ** 2)
+    return Stability(above, std, p_stable / count, of_forest)
