@@ -26,7 +26,7 @@ from screening.enumerate import (
     enumerate_candidates,
     plan_shards,
 )
-from screening.errors import CampaignInterrupted, ConfigurationError, ScreeningError
+from screening.errors import CampaignInterrupted, ScreeningError
 from screening.featurize import featurize_candidates, find_failures, open_featurizer
 from screening.folder import Receipt, RunFolder
 from screening.manifest import (
@@ -39,7 +39,7 @@ from screening.manifest import (
     sum_stages,
 )
 from screening.rank import rank_candidates
-from screening.score import load_scorer, score_candidates
+from screening.score import load_scorer, pick_device, score_candidates
 from screening.settings import CampaignSettings, Device, count_cores
 from screening.shards import ScoredBlock, tabulate_shard
 
@@ -265,28 +265,6 @@ def screen_shard(task: ShardTask, worker: int = 0) -> Receipt:
     )
     folder.write_receipt(receipt)
     return receipt
-
-
-def pick_device(device: str, worker: int = 0) -> torch.device:
-    """Return the device to compute on.
-
-    Args:
-        device: auto, cpu or cuda; auto takes a GPU where there is one.
-        worker: Number of the worker; workers share several GPUs in turn.
-
-    Returns:
-        The CPU or one GPU.
-
-    Raises:
-        ConfigurationError: cuda was asked for and torch sees no GPU.
-    """
-    if device == Device.CPU or (device == Device.AUTO and not torch.cuda.is_available()):
-        return torch.device("cpu")
-    if not torch.cuda.is_available():
-        raise ConfigurationError(
-            "--device cuda: torch sees no CUDA device on this machine; use --device cpu or auto"
-        )
-    return torch.device("cuda", worker % torch.cuda.device_count())
 
 
 def count_workers(settings: CampaignSettings) -> int:

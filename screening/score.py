@@ -11,7 +11,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from screening.errors import ModelError
+from screening.errors import ConfigurationError, ModelError
+from screening.settings import Device
 
 if TYPE_CHECKING:
     from irnet import Scorer
@@ -28,6 +29,8 @@ class Scores:
         low: Lower end of the 90 % interval, shape (m,), float64; NaN if not calibrated.
         high: Upper end.
         distance: Distance to the training data, shape (m,), float64; NaN if not calibrated.
+        error_scale: Absolute error to expect, shape (m,), float64; NaN if not calibrated.
+        members: Each member's value, shape (m, members), float64.
         forest: The Random Forest's value, shape (m,), float64; NaN without a forest.
         network_seconds: Time that the networks took.
         forest_seconds: Time that the forest took.
@@ -39,10 +42,34 @@ class Scores:
     low: NDArray[np.float64]
     high: NDArray[np.float64]
     distance: NDArray[np.float64]
+    error_scale: NDArray[np.float64]
+    members: NDArray[np.float64]
     forest: NDArray[np.float64]
     network_seconds: float
     forest_seconds: float
     uncertainty_seconds: float
+
+
+def pick_device(device: str, worker: int = 0) -> torch.device:
+    """Return the device to compute on.
+
+    Args:
+        device: auto, cpu or cuda; auto takes a GPU where there is one.
+        worker: Number of the worker; workers share several GPUs in turn.
+
+    Returns:
+        The CPU or one GPU.
+
+    Raises:
+        ConfigurationError: cuda was asked for and torch sees no GPU.
+    """
+    if device == Device.CPU or (device == Device.AUTO and not torch.cuda.is_available()):
+        return torch.device("cpu")
+    if not torch.cuda.is_available():
+        raise ConfigurationError(
+            "--device cuda: torch sees no CUDA device on this machine; use --device cpu or auto"
+        )
+    return torch.device("cuda", worker % torch.cuda.device_count())
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,16 +131,19 @@ def score_candidates(loaded: LoadedModel, features: torch.Tensor) -> Scores:
             model.forest.predict(features, workers=torch.get_num_threads()), dtype=np.float64
         )
     forest_done = time.perf_counter()
-    low = high = distance = unknown
+    low = high = distance = error_scale = unknown
     if model.uncertainty is not None and len(features):
         assessed = model.uncertainty.assess(features, prediction, forest)
         low, high, distance = assessed.low, assessed.high, assessed.distance
+        error_scale = assessed.error_scale
     return Scores(
         mean=np.asarray(prediction.mean, dtype=np.float64),
         std=np.asarray(prediction.std, dtype=np.float64),
         low=low,
         high=high,
         distance=distance,
+        error_scale=error_scale,
+        members=np.asarray(prediction.members, dtype=np.float64).T,
         forest=unknown if forest is None else forest,
         network_seconds=networks_done - started,
         forest_seconds=forest_done - networks_done,

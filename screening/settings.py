@@ -36,12 +36,42 @@ class Precision(StrEnum):
     FP32 = "fp32"
 
 
+class Competitors(StrEnum):
+    """Where the competing phases come from when no references are given."""
+
+    BINARY = "binary"
+    TERNARY = "ternary"
+    NONE = "none"
+
+
+class RankBy(StrEnum):
+    """What a ranking is ordered by."""
+
+    P_STABLE = "p_stable"
+    ENERGY_ABOVE_HULL = "energy_above_hull"
+    FORMATION_ENTHALPY = "formation_enthalpy"
+    UPPER_BOUND = "upper_bound"
+    LOWER_BOUND = "lower_bound"
+
+
 DEFAULT_SHARD_SIZE: Final = 32_768
 DEFAULT_TOP: Final = 20
+DEFAULT_STABLE_WITHIN: Final = 0.05
 
 
 def _one_or_many(value: object) -> object:
     return [value] if isinstance(value, str) else value
+
+
+_CHOICES: Final[Mapping[str, type[StrEnum]]] = {
+    "device": Device,
+    "precision": Precision,
+    "competitors": Competitors,
+    "rank_by": RankBy,
+}
+
+def _with_underscores(value: object) -> object:
+    return value.replace("-", "_") if isinstance(value, str) else value
 
 
 Names = Annotated[tuple[str, ...], BeforeValidator(_one_or_many)]
@@ -56,6 +86,15 @@ class CampaignSettings(BaseModel):
             name, a comma list of symbols, or exclusions from a pool.
         roles: Roles of the elements of CIFs among the prototypes, such as `Ca=A,Ti=B,O=X`.
         model: Name of a bundled model or path of a model folder.
+        references: File of reference phases that candidates compete with; None predicts competing
+            phases with the model itself.
+        functional: How the energies of the references were calculated, if not as the model's
+            training data.
+        competitors: Up to how many elements competing phases are predicted; not with references.
+        compete: Whether candidates of a chemical system compete with each other.
+        stable_within: Energy above hull that still counts as stable, eV/atom.
+        require: Conditions on columns that candidates must meet.
+        rank_by: Order of the ranking.
         out: Result folder.
         workers: Worker processes; 0 computes in this process; None means one per GPU where GPUs
             are used, else one per core.
@@ -72,6 +111,13 @@ class CampaignSettings(BaseModel):
     elements: Names = Field(default=("default",), min_length=1)
     roles: str | None = None
     model: str = Field(default="default", min_length=1)
+    references: Path | None = None
+    functional: str | None = Field(default=None, min_length=1)
+    competitors: Competitors | None = None
+    compete: bool = False
+    stable_within: float = Field(default=DEFAULT_STABLE_WITHIN, ge=0, le=10, allow_inf_nan=False)
+    require: Names = ()
+    rank_by: Annotated[RankBy, BeforeValidator(_with_underscores)] = RankBy.P_STABLE
     out: Path
     workers: int | None = Field(default=None, ge=0)
     scheduler: str | None = None
@@ -115,6 +161,17 @@ def read_settings(path: Path | None, flags: Mapping[str, object]) -> CampaignSet
             raise ConfigurationError(f"no {key} given; {remedy} or the key {key} in a TOML file")
     if merged.get("scheduler") is not None and merged.get("workers") is not None:
         raise ConfigurationError("workers and scheduler exclude each other; give one of them")
+    if merged.get("references") is not None:
+        if merged.get("competitors") is not None:
+            raise ConfigurationError(
+                "references and competitors exclude each other: competing phases come from the "
+                "file or from the model; give one of them"
+            )
+    elif merged.get("functional") is not None:
+        raise ConfigurationError(
+            "functional says how the energies of references were calculated, and none are given; "
+            "give --references FILE or leave --functional out"
+        )
     try:
         return CampaignSettings.model_validate(merged)
     except ValidationError as error:
@@ -170,7 +227,7 @@ def _describe(problem: dict[str, Any], flags: Mapping[str, object], path: Path |
         written = f"--{key.replace('_', '-')} {value}"
     else:
         written = f"{key} = {json.dumps(value, default=str)} in {path}"
-    choices = {"device": Device, "precision": Precision}.get(key)
+    choices = _CHOICES.get(key)
     if choices is not None:
         names = [str(choice) for choice in choices]
         return f"{written} is not one of {', '.join(names)}{suggest(str(value), names)}"
