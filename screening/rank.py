@@ -1,9 +1,11 @@
-"""Fourth stage: all finished shards of a campaign as one ranking, best first."""
+"""Sixth stage: all finished shards of a campaign as one ranking, best first."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from enum import StrEnum
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 import pyarrow as pa
@@ -14,16 +16,49 @@ from numpy.typing import NDArray
 from screening.columns import FAILED_CANDIDATES, RANKING, check_table
 from screening.errors import ConfigurationError, ScreeningError, suggest
 
+ONE_SIDED_90: Final = 1.2816
+"""Standard deviations between the mean and the bound that 90 % of a normal distribution keep."""
 
-def rank_candidates(shards: Sequence[Path], prototypes: Sequence[str]) -> tuple[pa.Table, pa.Table]:
+FloatArray = NDArray[np.float64]
+
+
+class RankBy(StrEnum):
+    """What a ranking goes by; equal values go by prototype and candidate."""
+
+    P_STABLE = "p_stable"
+    """Most probably stable first, then lowest energy above hull."""
+    ENERGY_ABOVE_HULL = "energy_above_hull"
+    """Lowest energy above hull first."""
+    FORMATION_ENTHALPY = "formation_enthalpy"
+    """Lowest formation enthalpy first."""
+    UPPER_BOUND = "upper_bound"
+    """Averse to risk: by the energy above hull that nine in ten are to stay below."""
+    LOWER_BOUND = "lower_bound"
+    """Exploratory: by the energy above hull that nine in ten are to exceed."""
+
+
+_FALLBACKS: Final = {
+    RankBy.P_STABLE: (RankBy.ENERGY_ABOVE_HULL, RankBy.FORMATION_ENTHALPY),
+    RankBy.UPPER_BOUND: (RankBy.ENERGY_ABOVE_HULL, RankBy.FORMATION_ENTHALPY),
+    RankBy.LOWER_BOUND: (RankBy.ENERGY_ABOVE_HULL, RankBy.FORMATION_ENTHALPY),
+    RankBy.ENERGY_ABOVE_HULL: (RankBy.FORMATION_ENTHALPY,),
+    RankBy.FORMATION_ENTHALPY: (),
+}
+
+
+def rank_candidates(
+    shards: Sequence[Path], prototypes: Sequence[str], rank_by: RankBy = RankBy.P_STABLE
+) -> tuple[pa.Table, pa.Table]:
     """Merge shards into a ranking over the whole campaign.
 
     Ties are broken by the order of the prototypes and then by the candidate's index, so that the
-    same shards give the same bytes, in whatever order they were computed.
+    same shards give the same bytes, in whatever order they were computed. What the ranking goes by
+    where a column holds nothing but nulls, `find_order` says.
 
     Args:
         shards: Parquet files of finished shards.
         prototypes: Names of the campaign's prototypes in order.
+        rank_by: What to rank by.
 
     Returns:
         The ranking and the candidates that could not be scored, as `screening.columns` has them.
@@ -31,38 +66,80 @@ def rank_candidates(shards: Sequence[Path], prototypes: Sequence[str]) -> tuple[
     Raises:
         ScreeningError: Rows were lost between the stages.
     """
-    merged = pa.concat_tables(
-        [pq.read_table(path) for path in shards], promote_options="default"
-    ).combine_chunks()
+    merged = pa.concat_tables([_read_shard(path) for path in shards], promote_options="default")
     sites = [name for name in merged.column_names if name.startswith("site_")]
     failed = pc.is_valid(merged["reason"])
     failures = merged.filter(failed).select(["prototype", "candidate", "formula", *sites, "reason"])
-    scored = merged.filter(pc.invert(failed))
+    scored = merged.filter(pc.invert(failed)) if len(failures) else merged
     if len(scored) + len(failures) != len(merged):
         raise ScreeningError(
             f"{len(merged)} candidates in the shards, but {len(scored)} ranked and "
             f"{len(failures)} failed; please report this as a bug"
         )
-    place = {name: number for number, name in enumerate(prototypes)}
-    encoded = scored["prototype"].combine_chunks().dictionary_encode()
-    orders = np.array([place[name] for name in encoded.dictionary.to_pylist()], dtype=np.int64)
-    ties = (scored["candidate"].to_numpy(), orders[encoded.indices.to_numpy(zero_copy_only=False)])
-
-    best_first = np.lexsort((*ties, scored["formation_enthalpy_ev_per_atom"].to_numpy()))
-    forest = scored["rf_formation_enthalpy_ev_per_atom"]
-    if forest.null_count:
-        forest_ranks = pa.nulls(len(scored), pa.int64())
-    else:
-        forest_ranks = pa.array(_places(np.lexsort((*ties, forest.to_numpy()))))
-    ranked = scored.append_column("rf_rank", forest_ranks).take(pa.array(best_first))
-    ranked = ranked.append_column("rank", pa.array(np.arange(1, len(ranked) + 1)))
-    order = [column.name for column in RANKING.columns if not column.name.endswith("*")]
-    further = [name for name in sites if name not in order]
-    after = order.index("site_X") + 1
-    ranking = ranked.select([*order[:after], *further, *order[after:]])
-    check_table(ranking, RANKING)
+    del merged
     check_table(failures, FAILED_CANDIDATES)
-    return ranking, failures
+    return rank_again(scored.drop_columns("reason"), prototypes, rank_by), failures
+
+
+def rank_again(
+    candidates: pa.Table, prototypes: Sequence[str], rank_by: RankBy = RankBy.P_STABLE
+) -> pa.Table:
+    """Rank scored candidates, or a ranking anew by something else.
+
+    Args:
+        candidates: A ranking, or its columns without the ranks, in any order.
+        prototypes: Names of the campaign's prototypes in order.
+        rank_by: What to rank by.
+
+    Returns:
+        The ranking, as `screening.columns` has it.
+    """
+    order = find_order(candidates, rank_by)
+    place = {name: number for number, name in enumerate(prototypes)}
+    encoded = candidates["prototype"].combine_chunks().dictionary_encode()
+    names = np.array([place[name] for name in encoded.dictionary.to_pylist()], dtype=np.int64)
+    ties = (
+        candidates["candidate"].to_numpy(),
+        names[encoded.indices.to_numpy(zero_copy_only=False)],
+    )
+    best_first = np.lexsort((*ties, *reversed(_ascending(candidates, order))))
+
+    columns = dict(zip(candidates.column_names, candidates.columns, strict=True))
+    columns["rf_rank"] = _rank_by_forest(candidates, order, ties)
+    columns["rank"] = pa.array(_places(best_first))
+    del candidates
+    rows = pa.array(best_first)
+    registered = [column.name for column in RANKING.columns if not column.name.endswith("*")]
+    further = [name for name in columns if name.startswith("site_") and name not in registered]
+    after = registered.index("site_X") + 1
+    ranking = pa.table(
+        {
+            name: columns.pop(name).take(rows)  # one after the other: no second copy of all
+            for name in (*registered[:after], *further, *registered[after:])
+        }
+    )
+    check_table(ranking, RANKING)
+    return ranking
+
+
+def find_order(candidates: pa.Table, rank_by: RankBy) -> RankBy:
+    """Say what a ranking goes by, given what its columns hold.
+
+    Without a hull there is no energy above it, and without a calibrated model no probability: where
+    a column is null for all candidates, the ranking goes by the next of probability, energy above
+    hull and formation enthalpy.
+
+    Args:
+        candidates: A ranking, or the columns that it is made of.
+        rank_by: What was asked for.
+
+    Returns:
+        What the candidates can be ranked by.
+    """
+    for order in (rank_by, *_FALLBACKS[rank_by]):
+        if len(candidates) == 0 or not np.isnan(_ascending(candidates, order)[0]).all():
+            return order
+    return RankBy.FORMATION_ENTHALPY
 
 
 def select_candidates(
@@ -112,6 +189,43 @@ def select_candidates(
     if new:
         keep &= ~ranking["known"].to_numpy()
     return ranking.filter(pa.array(keep)).slice(0, top)
+
+
+def _read_shard(path: Path) -> pa.Table:
+    """Read what the ranking and the table of failures hold; some columns are the shard's own."""
+    with pq.ParquetFile(path) as file:
+        names = file.schema_arrow.names
+        return file.read([name for name in names if RANKING.column(name) or name == "reason"])
+
+
+def _ascending(candidates: pa.Table, order: RankBy) -> tuple[FloatArray, ...]:
+    """Return what to sort by in ascending order, the decisive array first; NaN goes last."""
+    if order is RankBy.FORMATION_ENTHALPY:
+        return (_read_numbers(candidates, "formation_enthalpy_ev_per_atom"),)
+    energy = _read_numbers(candidates, "energy_above_hull_ev_per_atom")
+    if order is RankBy.ENERGY_ABOVE_HULL:
+        return (energy,)
+    if order is RankBy.P_STABLE:
+        return -_read_numbers(candidates, "p_stable"), energy
+    std = _read_numbers(candidates, "energy_above_hull_std_ev_per_atom")
+    margin = ONE_SIDED_90 * std
+    return energy + margin if order is RankBy.UPPER_BOUND else energy - margin, energy
+
+
+def _rank_by_forest(
+    candidates: pa.Table, order: RankBy, ties: tuple[NDArray[np.int64], NDArray[np.int64]]
+) -> pa.Array:
+    """Rank by the same kind of energy of the Random Forest; null where it has none."""
+    energy = _read_numbers(candidates, "rf_energy_above_hull_ev_per_atom")
+    if order is RankBy.FORMATION_ENTHALPY or np.isnan(energy).all():
+        energy = _read_numbers(candidates, "rf_formation_enthalpy_ev_per_atom")
+    return pa.array(_places(np.lexsort((*ties, energy))), mask=np.isnan(energy))
+
+
+def _read_numbers(candidates: pa.Table, name: str) -> FloatArray:
+    """Return a column as an array with NaN for null."""
+    numbers: FloatArray = candidates[name].to_numpy()
+    return numbers
 
 
 def _places(order: NDArray[np.intp]) -> NDArray[np.int64]:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,73 +11,191 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from scipy.stats import norm
 
+from screening.columns import SHARD, write_table
 from screening.errors import ConfigurationError
-from screening.rank import rank_candidates, select_candidates
+from screening.rank import (
+    ONE_SIDED_90,
+    RankBy,
+    find_order,
+    rank_again,
+    rank_candidates,
+    select_candidates,
+)
 
 
 def make_shard(rows: list[dict[str, Any]]) -> pa.Table:
-    blank: dict[str, Any] = {
-        "formula": "AB", "site_A": "K", "site_B": "F", "site_X": None,
-        "formation_enthalpy_std_ev_per_atom": 0.1, "known": False,
-        "unseen_elements": "", "imputed_elements": None, "reason": None,
-    }  # fmt: skip
-    text, real = pa.string(), pa.float64()
-    schema = pa.schema(
-        {
-            "prototype": text, "candidate": pa.int64(), "formula": text, "site_A": text,
-            "site_B": text, "site_X": text, "formation_enthalpy_ev_per_atom": real,
-            "formation_enthalpy_std_ev_per_atom": real,
-            "formation_enthalpy_low_ev_per_atom": real,
-            "formation_enthalpy_high_ev_per_atom": real,
-            "rf_formation_enthalpy_ev_per_atom": real, "known": pa.bool_(),
-            "applicability_distance": real,
-            "unseen_elements": text, "imputed_elements": text, "reason": text,
-        }
-    )  # fmt: skip
-    return pa.Table.from_pylist([blank | row for row in rows], schema=schema)
+    columns = [column for column in SHARD.columns if column.name != "site_*"]
+    zero = {"string": "", "bool": False, "int64": 0, "double": 0.0}
+    blank = {column.name: None if column.nullable else zero[column.dtype] for column in columns} | {
+        "formula": "AB",
+        "site_A": "K",
+        "site_B": "F",
+        "formation_enthalpy_ev_per_atom": 0.0,
+    }
+    table = pa.Table.from_pylist(
+        [blank | row for row in rows],
+        schema=pa.schema({column.name: pa.type_for_alias(column.dtype) for column in columns}),
+    )
+    return table.rename_columns({"member_*_ev_per_atom": "member_1_ev_per_atom"})
 
 
-energies = st.sampled_from([-1.0, -0.5, 0.0, 0.5])
+def rank(
+    rows: list[dict[str, Any]], folder: Path, rank_by: RankBy, prototypes: tuple[str, ...] = ("",)
+) -> pa.Table:
+    path = folder / "shard.parquet"
+    write_table(make_shard(rows), path, SHARD)
+    return rank_candidates([path], prototypes, rank_by)[0]
+
+
+numbers = st.sampled_from([-1.0, -0.5, 0.0, 0.5])
+Z90 = norm.ppf(0.9)
+PRIMARY: dict[RankBy, Callable[[pd.DataFrame], pd.Series]] = {
+    RankBy.P_STABLE: lambda frame: -frame["p_stable"],
+    RankBy.ENERGY_ABOVE_HULL: lambda frame: frame["energy_above_hull_ev_per_atom"],
+    RankBy.FORMATION_ENTHALPY: lambda frame: frame["formation_enthalpy_ev_per_atom"],
+    RankBy.UPPER_BOUND: lambda frame: (
+        frame["energy_above_hull_ev_per_atom"] + Z90 * frame["energy_above_hull_std_ev_per_atom"]
+    ),
+    RankBy.LOWER_BOUND: lambda frame: (
+        frame["energy_above_hull_ev_per_atom"] - Z90 * frame["energy_above_hull_std_ev_per_atom"]
+    ),
+}
 
 
 @settings(
-    suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=40, deadline=None
+    suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60, deadline=None
 )
 @given(
     drawn=st.lists(
-        st.tuples(st.sampled_from(["b", "a"]), st.integers(0, 99), energies, energies),
-        min_size=1, max_size=30, unique_by=lambda row: row[:2],
+        st.fixed_dictionaries(
+            {
+                "prototype": st.sampled_from(["b", "a"]),
+                "candidate": st.integers(0, 99),
+                "formation_enthalpy_ev_per_atom": numbers,
+                "rf_formation_enthalpy_ev_per_atom": numbers,
+                "energy_above_hull_ev_per_atom": numbers,
+                "energy_above_hull_std_ev_per_atom": st.sampled_from([0.1, 0.4, None]),
+                "p_stable": st.sampled_from([0.0, 0.5, 1.0, None]),
+                "rf_energy_above_hull_ev_per_atom": st.sampled_from([-0.5, 0.0, 0.5, None]),
+            }
+        ),
+        min_size=1, max_size=30, unique_by=lambda row: (row["prototype"], row["candidate"]),
     ),
+    rank_by=st.sampled_from(RankBy),
     random=st.randoms(use_true_random=False),
 )  # fmt: skip
 def test_ranks_are_those_of_pandas_whatever_the_shards(
-    drawn: list[tuple[str, int, float, float]], random: Any, tmp_path: Path
+    drawn: list[dict[str, Any]], rank_by: RankBy, random: Any, tmp_path: Path
 ) -> None:
-    rows = [
-        {
-            "prototype": prototype, "candidate": candidate,
-            "formation_enthalpy_ev_per_atom": mean, "rf_formation_enthalpy_ev_per_atom": forest,
-        }
-        for prototype, candidate, mean, forest in drawn
-    ]  # fmt: skip
-    random.shuffle(rows)
+    rows = random.sample(drawn, len(drawn))
     paths = []
     for number in range(0, len(rows), 7):
         paths.append(tmp_path / f"{number}.parquet")
-        pq.write_table(make_shard(rows[number : number + 7]), paths[-1])
-    ranking, failures = rank_candidates(paths, ["b", "a"])
+        write_table(make_shard(rows[number : number + 7]), paths[-1], SHARD)
+    ranking, failures = rank_candidates(paths, ["b", "a"], rank_by)
 
-    frame = pd.DataFrame(rows)
+    frame = pd.DataFrame(drawn).astype(
+        dict.fromkeys([name for name in drawn[0] if name not in ("prototype", "candidate")], float)
+    )
+    order = rank_by
+    if PRIMARY[order](frame).isna().all():
+        order = RankBy.ENERGY_ABOVE_HULL
+    forest = frame["rf_energy_above_hull_ev_per_atom"]
+    if forest.isna().all() or order is RankBy.FORMATION_ENTHALPY:
+        forest = frame["rf_formation_enthalpy_ev_per_atom"]
     frame["order"] = frame["prototype"].map({"b": 0, "a": 1})
-    ties = ["order", "candidate"]
-    frame = frame.sort_values(["rf_formation_enthalpy_ev_per_atom", *ties])
-    frame["rf_rank"] = np.arange(1, len(frame) + 1)
-    frame = frame.sort_values(["formation_enthalpy_ev_per_atom", *ties])
+    frame = frame.assign(forest=forest, first=PRIMARY[order](frame))
+    if order is RankBy.FORMATION_ENTHALPY:
+        keys = ["first", "order", "candidate"]
+    else:
+        keys = ["first", "energy_above_hull_ev_per_atom", "order", "candidate"]
+    frame = frame.sort_values(["forest", "order", "candidate"], na_position="last")
+    frame["rf_rank"] = np.where(frame["forest"].isna(), None, np.arange(1, len(frame) + 1))
+    frame = frame.sort_values(keys, na_position="last")
+    assert find_order(ranking, rank_by) is order
     assert ranking["rank"].to_pylist() == list(range(1, len(frame) + 1))
     for column in ("prototype", "candidate", "rf_rank", "formation_enthalpy_ev_per_atom"):
         assert ranking[column].to_pylist() == frame[column].to_list()
     assert len(failures) == 0
+
+
+def test_the_bound_leaves_one_in_ten_of_a_normal_distribution() -> None:
+    assert pytest.approx(Z90, abs=1e-4) == ONE_SIDED_90
+
+
+def test_orders_differ_as_a_chemist_would_expect(tmp_path: Path) -> None:
+    names = (
+        "formula", "formation_enthalpy_ev_per_atom", "energy_above_hull_ev_per_atom",
+        "energy_above_hull_std_ev_per_atom", "p_stable",
+    )  # fmt: skip
+    rows = [
+        dict(zip(names, values, strict=True), candidate=number)
+        for number, values in enumerate([
+            ("exothermic", -4.0, 0.30, 0.05, 0.01),
+            ("safe", -1.0, -0.02, 0.02, 0.999),
+            ("lowest", -2.0, -0.10, 0.20, 0.80),
+            ("uncertain", -2.0, 0.10, 0.50, 0.46),
+        ])
+    ]  # fmt: skip
+
+    def best(rank_by: RankBy) -> str:
+        return rank(rows, tmp_path, rank_by)["formula"][0].as_py()
+
+    assert best(RankBy.P_STABLE) == "safe"
+    assert best(RankBy.ENERGY_ABOVE_HULL) == "lowest"
+    assert best(RankBy.FORMATION_ENTHALPY) == "exothermic"
+    assert best(RankBy.UPPER_BOUND) == "safe"
+    assert best(RankBy.LOWER_BOUND) == "uncertain"
+
+
+@pytest.mark.parametrize("rank_by", RankBy)
+def test_without_a_hull_the_order_is_that_of_enthalpies(rank_by: RankBy, tmp_path: Path) -> None:
+    rows = [
+        {"candidate": 0, "formation_enthalpy_ev_per_atom": -1.0},
+        {"candidate": 1, "formation_enthalpy_ev_per_atom": -2.0},
+    ]
+    ranking = rank(rows, tmp_path, rank_by)
+    assert find_order(ranking, rank_by) is RankBy.FORMATION_ENTHALPY
+    assert ranking["candidate"].to_pylist() == [1, 0]
+
+
+@pytest.mark.parametrize("rank_by", [RankBy.P_STABLE, RankBy.UPPER_BOUND, RankBy.LOWER_BOUND])
+def test_without_a_calibration_the_hull_decides(rank_by: RankBy, tmp_path: Path) -> None:
+    rows = [
+        {"candidate": 0, "formation_enthalpy_ev_per_atom": -2.0},
+        {"candidate": 1, "formation_enthalpy_ev_per_atom": -1.0},
+    ]
+    for row, energy in zip(rows, (0.3, 0.1), strict=True):
+        row["energy_above_hull_ev_per_atom"] = energy
+    ranking = rank(rows, tmp_path, rank_by)
+    assert find_order(ranking, rank_by) is RankBy.ENERGY_ABOVE_HULL
+    assert ranking["candidate"].to_pylist() == [1, 0]
+
+
+def test_ranking_again_is_ranking_by_something_else(tmp_path: Path) -> None:
+    rows = [
+        {
+            "candidate": number, "formation_enthalpy_ev_per_atom": -number,
+            "energy_above_hull_ev_per_atom": float(number),
+            "rf_formation_enthalpy_ev_per_atom": -number % 3,
+            "rf_energy_above_hull_ev_per_atom": number % 4,
+        }
+        for number in range(9)
+    ]  # fmt: skip
+    by_hull = rank(rows, tmp_path, RankBy.ENERGY_ABOVE_HULL)
+    by_enthalpy = rank(rows, tmp_path, RankBy.FORMATION_ENTHALPY)
+    assert not by_hull.equals(by_enthalpy)
+    assert rank_again(by_hull, [""], RankBy.FORMATION_ENTHALPY).equals(by_enthalpy)
+    assert rank_again(by_enthalpy, [""], RankBy.ENERGY_ABOVE_HULL).equals(by_hull)
+
+
+def test_what_only_shards_hold_stays_there(tmp_path: Path) -> None:
+    names = rank([{}], tmp_path, RankBy.P_STABLE).column_names
+    assert "member_1_ev_per_atom" not in names
+    assert "error_scale_ev_per_atom" not in names
+    assert "reason" not in names
 
 
 def write_shards(tmp_path: Path) -> list[Path]:
