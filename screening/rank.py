@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from enum import StrEnum
 from pathlib import Path
 from typing import Final
 
@@ -15,27 +14,12 @@ from numpy.typing import NDArray
 
 from screening.columns import FAILED_CANDIDATES, RANKING, check_table
 from screening.errors import ConfigurationError, ScreeningError, suggest
+from screening.settings import RankBy
 
 ONE_SIDED_90: Final = 1.2816
 """Standard deviations between the mean and the bound that 90 % of a normal distribution keep."""
 
 FloatArray = NDArray[np.float64]
-
-
-class RankBy(StrEnum):
-    """What a ranking goes by; equal values go by prototype and candidate."""
-
-    P_STABLE = "p_stable"
-    """Most probably stable first, then lowest energy above hull."""
-    ENERGY_ABOVE_HULL = "energy_above_hull"
-    """Lowest energy above hull first."""
-    FORMATION_ENTHALPY = "formation_enthalpy"
-    """Lowest formation enthalpy first."""
-    UPPER_BOUND = "upper_bound"
-    """Averse to risk: by the energy above hull that nine in ten are to stay below."""
-    LOWER_BOUND = "lower_bound"
-    """Exploratory: by the energy above hull that nine in ten are to exceed."""
-
 
 _FALLBACKS: Final = {
     RankBy.P_STABLE: (RankBy.ENERGY_ABOVE_HULL, RankBy.FORMATION_ENTHALPY),
@@ -51,9 +35,14 @@ def rank_candidates(
 ) -> tuple[pa.Table, pa.Table]:
     """Merge shards into a ranking over the whole campaign.
 
+    The most probably stable candidates come first, then those of the lowest energy above hull; or
+    those of the lowest energy above hull or formation enthalpy alone; or those of the lowest bound
+    that nine in ten energies above hull are to stay below (upper bound, averse to risk) or to
+    exceed (lower bound, exploratory). Where a column is null for all candidates, `find_order` says
+    what the ranking goes by instead; candidates for which it is null among others go last.
+
     Ties are broken by the order of the prototypes and then by the candidate's index, so that the
-    same shards give the same bytes, in whatever order they were computed. What the ranking goes by
-    where a column holds nothing but nulls, `find_order` says.
+    same shards give the same bytes, in whatever order they were computed.
 
     Args:
         shards: Parquet files of finished shards.

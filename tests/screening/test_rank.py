@@ -17,12 +17,12 @@ from screening.columns import SHARD, write_table
 from screening.errors import ConfigurationError
 from screening.rank import (
     ONE_SIDED_90,
-    RankBy,
     find_order,
     rank_again,
     rank_candidates,
     select_candidates,
 )
+from screening.settings import RankBy
 
 
 def make_shard(rows: list[dict[str, Any]]) -> pa.Table:
