@@ -32,6 +32,7 @@ def reference_structure(prototype: Prototype) -> Structure:
         ("L1_0", "AB", 2, 123),
         ("perovskite", "ABX3", 20, 62),
         ("cubic_perovskite", "ABX3", 5, 221),
+        ("K2NiF4", "A2BX4", 7, 139),
     ],
 )
 def test_built_in_prototypes_are_what_their_names_say(
@@ -79,9 +80,41 @@ def test_perovskite_equals_its_source_in_the_source_setting() -> None:
     assert matcher.fit(source, reference_structure(load_built_in("perovskite")))
 
 
+def test_k2nif4_equals_its_source_in_the_source_setting() -> None:
+    """Space group expansion by pymatgen of the parameters that Balz and Plieth 1955 give."""
+    source = Structure.from_spacegroup(
+        "I4/mmm",
+        Lattice.tetragonal(4.006, 13.076),
+        ["K", "Ni", "F", "F"],
+        [[0, 0, 0.352], [0, 0, 0], [0, 0.5, 0], [0, 0, 0.151]],
+    )
+    matcher = StructureMatcher(ltol=1e-6, stol=1e-6, angle_tol=1e-4, scale=False)
+    assert matcher.fit(source, reference_structure(load_built_in("K2NiF4")))
+
+
+def test_k2nif4_is_the_type_that_aflow_has_as_lanthanum_cuprate_with_the_same_roles() -> None:
+    """AFLOW part 3 calls the two equivalent; A is the large cation of both."""
+    ours, theirs = load_built_in("K2NiF4"), find_prototype("AB2C4_tI14_139_a_e_ce")
+    numbers = [ATOMIC_NUMBERS[symbol] for symbol in ("La", "Cu", "O")]
+    by_role = dict(zip(("A", "B", "X"), numbers, strict=True))
+    first = build_structure(ours, [by_role[role] for role in ours.roles], volume="prototype")
+    second = build_structure(theirs, [by_role[role] for role in theirs.roles], volume="prototype")
+    assert StructureMatcher().fit(first, second)
+
+
+def test_nickel_of_k2nif4_has_six_fluorines_and_potassium_nine() -> None:
+    structure = reference_structure(load_built_in("K2NiF4"))
+    for symbol, count, reach in (("Ni", 6, 2.1), ("K", 9, 3.0)):
+        site = next(each for each in structure if each.specie.symbol == symbol)
+        near = [n for n in structure.get_neighbors(site, reach) if n.specie.symbol == "F"]
+        assert len(near) == count
+
+
 @pytest.mark.parametrize(
     ("name", "found"),
     [
+        ("k2nif4", "K2NiF4"),
+        ("A4B2C_tI14_139_ce_e_a", "K2NiF4"),
         ("b2", "B2"),
         ("CsCl", "B2"),
         ("L10", "L1_0"),
@@ -152,10 +185,10 @@ def test_a_missing_file_is_called_missing(path: str) -> None:
 
 def test_the_list_is_complete_and_every_name_in_it_is_found() -> None:
     records = list_prototypes()
-    assert len(records) == 4 + 288
+    assert len(records) == 5 + 288
     assert len({record.name for record in records}) == len(records)
     assert sum(record.is_element for record in records) == 55
-    assert sum(record.strukturbericht is None for record in records[4:]) == 114
+    assert sum(record.strukturbericht is None for record in records[5:]) == 114
     for record in records:
         if record.is_element:
             with pytest.raises(ElementPrototypeError):
@@ -189,7 +222,7 @@ def test_built_in_prototypes_and_their_candidates_need_no_pymatgen() -> None:
 def test_listing_and_naming_aflow_prototypes_needs_no_pymatgen() -> None:
     code = (
         "import sys, prototypes as p\n"
-        "assert len(p.list_prototypes()) == 292\n"
+        "assert len(p.list_prototypes()) == 293\n"
         "for name, error in {'spinell': p.UnknownPrototypeError, 'no/such': p.StructureFileError,\n"
         "        'C22': p.AmbiguousPrototypeError, 'diamond': p.ElementPrototypeError}.items():\n"
         "    try:\n"
@@ -206,6 +239,5 @@ def test_listing_and_naming_aflow_prototypes_needs_no_pymatgen() -> None:
 
 @pytest.mark.parametrize("name", BUILT_IN)
 def test_every_built_in_prototype_names_its_source(name: str) -> None:
-    assert any(
-        year in load_built_in(name).source for year in ("(1925)", "(1967)", "(1986)", "(1990)")
-    )
+    years = ("(1925)", "(1955)", "(1967)", "(1986)", "(1990)")
+    assert any(year in load_built_in(name).source for year in years)

@@ -50,12 +50,13 @@ def test_built_in_prototypes_have_the_known_interchangeable_roles() -> None:
     assert load_built_in("L1_0").role_permutations == SWAP
     assert load_built_in("perovskite").role_permutations == ((0, 1, 2),)
     assert load_built_in("cubic_perovskite").role_permutations == ((0, 1, 2),)
+    assert load_built_in("K2NiF4").role_permutations == ((0, 1, 2),)
 
 
 def test_spglib_finds_the_same_permutations_in_every_prototype() -> None:
     made = [load_built_in(name) for name in BUILT_IN]
     made += [entry.prototype() for entry in entries() if not entry.is_element]
-    assert len(made) == 4 + 233
+    assert len(made) == 5 + 233
     for prototype in made:
         assert set(prototype.role_permutations) == permutations_by_spglib(prototype), prototype.name
 
@@ -78,7 +79,7 @@ def test_chains_have_cyclic_and_mirror_permutations(spacing: list[float], order:
 
 
 @given(
-    st.sampled_from(["B2", "L1_0", "cubic_perovskite", "perovskite"]),
+    st.sampled_from(BUILT_IN),
     st.lists(st.integers(-2, 2), min_size=9, max_size=9),
     st.lists(st.floats(-1, 1), min_size=3, max_size=3),
     st.integers(0, 2**32 - 1),
