@@ -1,0 +1,333 @@
+"""How far compositions are from each other: the element mover's distance, and what it is good for.
+
+The element mover's distance (C. J. Hargreaves, M. S. Dyer, M. W. Gaultois, V. A. Kurlin and M. J.
+Rosseinsky, Chem. Mater. 32, 10610, 2020) is the least work that turns one composition into
+another: atoms of the one are carried to those of the other along a line on which chemically alike
+elements stand side by side, the modified Pettifor scale. NaCl and KCl differ by 0.5, because half
+of the atoms move one place. On a line the least work is the area between the two cumulative
+distributions, which is exact and needs no optimisation.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.spatial import cKDTree
+
+from prototypes import ATOMIC_NUMBERS, SYMBOLS
+from screening.errors import InputDataError
+
+MODIFIED_PETTIFOR = (
+    "He Ne Ar Kr Xe Rn Fr Cs Rb K Na Li Ra Ba Sr Ca Eu Yb Lu Tm Y Er Ho Dy Tb Gd Sm Pm Nd Pr Ce "
+    "La Ac Th Pa U Np Pu Am Cm Bk Cf Es Fm Md No Lr Sc Zr Hf Ti Ta Nb V Cr Mo W Re Tc Os Ru Ir Rh "
+    "Pt Pd Au Ag Cu Ni Co Fe Mn Mg Zn Cd Hg Be Al Ga In Tl Pb Sn Ge Si B C N P As Sb Bi Po Te Se S "
+    "O At I Br Cl F H"
+).split()
+"""Elements in order of the modified Pettifor scale: H. Glawe, A. Sanna, E. K. U. Gross and M. A. L.
+Marques, New J. Phys. 18, 093011 (2016), Table 1. Neighbours differ by 1."""
+
+SAME = 1e-9
+"""Compositions that are nearer than this are one composition, and the rest is rounding."""
+
+_TOKEN = re.compile(r"([A-Z][a-z]?)(\d+(?:\.\d+)?)?|(\()|\)(\d+(?:\.\d+)?)?")
+_BINS = 5
+_FIRST_NEIGHBOURS = 8
+_PAIRS_AT_ONCE = 1 << 16
+_ROWS_AT_ONCE = 256
+
+
+@dataclass(frozen=True, eq=False)
+class Compositions:
+    """Compositions as distributions over the modified Pettifor scale.
+
+    Attributes:
+        places: Place of each element on the scale, ascending in a row, shape (n, k).
+        fractions: Share of the atoms of each element, 0 where a row has fewer than k elements,
+            shape (n, k); a row sums to 1.
+    """
+
+    places: NDArray[np.float64]
+    fractions: NDArray[np.float64]
+
+    def __len__(self) -> int:
+        """Number of compositions."""
+        return len(self.places)
+
+    @classmethod
+    def of(cls, numbers: ArrayLike, amounts: ArrayLike) -> Compositions:
+        """Place compositions on the scale.
+
+        Args:
+            numbers: Atomic numbers, shape (n, k); 0 where there is no element.
+            amounts: Atoms of each element in any multiple, shape (n, k) or, alike for all, (k,).
+
+        Raises:
+            InputDataError: An element has no place on the scale, which ends at Lr.
+        """
+        numbers = np.asarray(numbers).astype(np.int64)
+        places = _places()[numbers]
+        if np.isnan(places).any():
+            symbol = SYMBOLS[int(numbers[np.isnan(places)][0]) - 1]
+            raise InputDataError(
+                f"{symbol} has no place on the modified Pettifor scale, which ends at Lr: leave "
+                "out compositions of heavier elements"
+            )
+        weights = np.where(numbers > 0, np.broadcast_to(amounts, numbers.shape), 0.0)
+        order = np.argsort(places, axis=1, kind="stable")
+        weights = np.take_along_axis(weights, order, axis=1)
+        return cls(
+            np.take_along_axis(places, order, axis=1), weights / weights.sum(axis=1, keepdims=True)
+        )
+
+    def select(self, rows: NDArray[np.int64]) -> Compositions:
+        """The given compositions, in the given order."""
+        return Compositions(self.places[rows], self.fractions[rows])
+
+
+def read_compositions(
+    formulas: Sequence[str],
+) -> tuple[NDArray[np.uint8], NDArray[np.float64]]:
+    """Read many formulas at once.
+
+    Args:
+        formulas: Formulas such as ``Ca3(PO4)2``, length n.
+
+    Returns:
+        Atomic numbers, 0 where there is no further element, and amounts, both of shape (n, k) for
+        the largest number k of elements; each element stands once in a row.
+
+    Raises:
+        InputDataError: One is no formula.
+    """
+    read = [_read_formula(formula) for formula in formulas]
+    width = max(map(len, read), default=0)
+    numbers = np.zeros((len(read), width), dtype=np.uint8)
+    amounts = np.zeros((len(read), width))
+    for row, composition in enumerate(read):
+        numbers[row, : len(composition)] = list(composition)
+        amounts[row, : len(composition)] = list(composition.values())
+    return numbers, amounts
+
+
+def find_distances(first: Compositions, second: Compositions) -> NDArray[np.float64]:
+    """Element mover's distance of each composition to its partner.
+
+    Args:
+        first: n compositions.
+        second: As many, or one for all (or the other way round).
+
+    Returns:
+        Shape (n,), in places of the scale: 0 for the same composition, 102 at most.
+
+    Example:
+        >>> salts = [Compositions.of(*read_compositions([name])) for name in ("NaCl", "KCl")]
+        >>> find_distances(*salts)
+        array([0.5])
+    """
+    rows = max(len(first), len(second)) if min(len(first), len(second)) else 0
+    places = np.concatenate(
+        [np.broadcast_to(part.places, (rows, part.places.shape[1])) for part in (first, second)],
+        axis=1,
+    )
+    moved = np.concatenate(
+        [
+            np.broadcast_to(first.fractions, (rows, first.fractions.shape[1])),
+            np.broadcast_to(-second.fractions, (rows, second.fractions.shape[1])),
+        ],
+        axis=1,
+    )
+    order = np.argsort(places, axis=1)
+    places = np.take_along_axis(places, order, axis=1)
+    surplus = np.cumsum(np.take_along_axis(moved, order, axis=1), axis=1)
+    return np.asarray((np.abs(surplus[:, :-1]) * np.diff(places, axis=1)).sum(axis=1))
+
+
+@dataclass(frozen=True, eq=False)
+class NearestComposition:
+    """Finds the nearest of many known compositions, exactly.
+
+    Candidates for the nearest come from a k-d tree over a few averages of the distributions, whose
+    distance is never larger than the element mover's. It is computed for these; where the result
+    does not prove that no other known composition is nearer, more are taken.
+
+    Attributes:
+        known: The n known compositions.
+    """
+
+    known: Compositions
+    _tree: cKDTree
+
+    @classmethod
+    def of(cls, known: Compositions) -> NearestComposition:
+        """Prepare for questions."""
+        return cls(known, cKDTree(_summarise(known)))
+
+    def find(self, asked: Compositions) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        """The nearest known composition other than the asked one.
+
+        Args:
+            asked: m compositions.
+
+        Returns:
+            Row of the nearest known composition, shape (m,), and the element mover's distance to
+            it, shape (m,), larger than 0: a known composition is not its own neighbour. Of several
+            at the same distance one is returned, always the same. -1 and infinity where nothing
+            else is known.
+        """
+        nearest = np.full(len(asked), -1, dtype=np.int64)
+        distances = np.full(len(asked), np.inf)
+        summaries = _summarise(asked)
+        left = np.arange(len(asked))
+        neighbours = _FIRST_NEIGHBOURS
+        while len(left) and len(self.known):
+            neighbours = min(neighbours, len(self.known))
+            step = max(1, _PAIRS_AT_ONCE // neighbours)
+            unproven = []
+            for start in range(0, len(left), step):
+                rows = left[start : start + step]
+                bounds, found = self._tree.query(
+                    summaries[rows], k=np.arange(1, neighbours + 1), p=1
+                )
+                exact = find_distances(
+                    asked.select(np.repeat(rows, neighbours)), self.known.select(found.ravel())
+                ).reshape(found.shape)
+                exact[exact < SAME] = np.inf
+                best = exact.argmin(axis=1)[:, None]
+                distances[rows] = np.take_along_axis(exact, best, axis=1)[:, 0]
+                nearest[rows] = np.where(
+                    np.isfinite(distances[rows]), np.take_along_axis(found, best, axis=1)[:, 0], -1
+                )
+                unproven.append(rows[distances[rows] > bounds[:, -1] + SAME])
+            if neighbours == len(self.known):
+                break
+            left = np.concatenate(unproven)
+            neighbours *= 4
+        return nearest, distances
+
+
+def pick_diverse(
+    numbers: ArrayLike,
+    amounts: ArrayLike,
+    order: ArrayLike,
+    count: int,
+    min_distance: float,
+) -> NDArray[np.int64]:
+    """Choose the best candidates that are no neighbours of each other.
+
+    Candidates are taken in the given order; one that is nearer than `min_distance` to a candidate
+    already taken is passed over. No more of the order is looked at than needed.
+
+    Args:
+        numbers: Atomic numbers of the candidates, shape (m, k); 0 where there is no element.
+        amounts: Atoms of each element in any multiple, shape (m, k) or, alike for all, (k,).
+        order: Row numbers, best first; it may be a part of all.
+        count: How many to choose at most.
+        min_distance: Least element mover's distance between any two of the chosen ones; 0 takes
+            the first `count` rows.
+
+    Returns:
+        Row numbers in the order of their ranks, at most `count`: fewer where there are no more
+        that far apart.
+
+    Raises:
+        InputDataError: An element has no place on the scale.
+    """
+    numbers, order = np.asarray(numbers), np.asarray(order).astype(np.int64)
+    amounts = np.broadcast_to(np.asarray(amounts, dtype=np.float64), numbers.shape)
+    chosen: list[int] = []
+    taken = Compositions(np.empty((0, numbers.shape[1])), np.empty((0, numbers.shape[1])))
+    for start in range(0, len(order), _ROWS_AT_ONCE):
+        if len(chosen) >= count:
+            break
+        rows = order[start : start + _ROWS_AT_ONCE]
+        block = Compositions.of(numbers[rows], amounts[rows])
+        far = np.ones(len(rows), dtype=np.bool_)
+        for place in range(len(taken)):
+            far[far] = ~_nearer(block.select(np.flatnonzero(far)), taken, place, min_distance)
+        new: list[int] = []
+        while far.any() and len(chosen) < count:
+            first = int(far.argmax())
+            new.append(first)
+            chosen.append(int(rows[first]))
+            far[first] = False
+            far[far] = ~_nearer(block.select(np.flatnonzero(far)), block, first, min_distance)
+        added = block.select(np.array(new, dtype=np.int64))
+        taken = Compositions(
+            np.concatenate([taken.places, added.places]),
+            np.concatenate([taken.fractions, added.fractions]),
+        )
+    return np.array(chosen, dtype=np.int64)
+
+
+def _nearer(
+    compositions: Compositions, others: Compositions, row: int, min_distance: float
+) -> NDArray[np.bool_]:
+    return find_distances(compositions, others.select(np.array([row]))) < min_distance - SAME
+
+
+def _summarise(compositions: Compositions) -> NDArray[np.float64]:
+    """Averages of the place over equal shares of the atoms, in the order of the scale.
+
+    Args:
+        compositions: n compositions.
+
+    Returns:
+        Shape (n, bins), divided by the number of bins: the sum of the absolute differences of two
+        rows is at most the element mover's distance, since the mean of a difference is at most
+        the mean of its absolute value.
+    """
+    ends = np.cumsum(compositions.fractions, axis=1)
+    begins = ends - compositions.fractions
+    averages = np.empty((len(compositions), _BINS))
+    for share in range(_BINS):
+        low, high = share / _BINS, (share + 1) / _BINS
+        overlap = np.clip(np.minimum(ends, high) - np.maximum(begins, low), 0.0, None)
+        averages[:, share] = (overlap * compositions.places).sum(axis=1)
+    return averages
+
+
+def _read_formula(formula: str) -> dict[int, float]:
+    composition: dict[int, float] = {}
+    group: dict[int, float] | None = None
+    end = 0
+    for token in _TOKEN.finditer(formula):
+        symbol, amount, opening, times = token.groups()
+        if token.start() != end or (symbol and symbol not in ATOMIC_NUMBERS):
+            break
+        end = token.end()
+        if symbol:
+            into = composition if group is None else group
+            number = ATOMIC_NUMBERS[symbol]
+            into[number] = into.get(number, 0.0) + float(amount or 1)
+        elif opening:
+            if group is not None:
+                break
+            group = {}
+        else:
+            if group is None:
+                break
+            for number, inside in group.items():
+                total = composition.get(number, 0.0) + inside * float(times or 1)
+                composition[number] = total
+            group = None
+    else:
+        if end == len(formula) and group is None and min(composition.values(), default=0.0) > 0:
+            return composition
+    raise InputDataError(
+        f"{formula!r} is not a chemical formula. Write elements with amounts, such as Ca3(PO4)2."
+    )
+
+
+@cache
+def _places() -> NDArray[np.float64]:
+    """Place of each atomic number on the scale, 0 for none, NaN where the scale ends."""
+    places = np.full(len(SYMBOLS) + 1, np.nan)
+    places[0] = 0.0
+    for place, symbol in enumerate(MODIFIED_PETTIFOR):
+        places[ATOMIC_NUMBERS[symbol]] = place
+    return places
