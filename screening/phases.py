@@ -257,6 +257,11 @@ class Phases:
         return SystemIndex.of(self.systems, np.flatnonzero((self.energies < 0).any(axis=1)))
 
     @cached_property
+    def known_identities(self) -> NDArray[np.uint64]:
+        """All identities but 0, ascending."""
+        return np.sort(self.identities[self.identities != 0])
+
+    @cached_property
     def elements(self) -> frozenset[int]:
         """Atomic numbers of the elements that occur in some phase."""
         return frozenset(np.unique(unpack_systems(self.index.systems)).tolist()) - {0}
@@ -332,12 +337,62 @@ def parse_formula(formula: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
         >>> parse_formula("Ca2(NO3)4")
         ((7, 8, 20), (2, 6, 1))
     """
-    amounts = _count_atoms(formula)
+    amounts = count_atoms(formula)
     numbers = sorted(amounts)
     common = lcm(*(amounts[number].denominator for number in numbers))
     whole = [int(amounts[number] * common) for number in numbers]
     divisor = gcd(*whole)
     return tuple(numbers), tuple(amount // divisor for amount in whole)
+
+
+def count_atoms(formula: str) -> dict[int, Fraction | int]:
+    """Count the atoms of a chemical formula as it is written.
+
+    Args:
+        formula: Element symbols with amounts and brackets, as for `parse_formula`.
+
+    Returns:
+        Atoms of each element, by atomic number, brackets multiplied out.
+
+    Raises:
+        InputDataError: It is no formula.
+
+    Example:
+        >>> count_atoms("Ca2(NO3)4")
+        {20: 2, 7: 4, 8: 12}
+    """
+    text = "".join(formula.split())
+    open_groups: list[tuple[str, dict[int, Fraction | int]]] = []
+    atoms: dict[int, Fraction | int] = {}
+    place = 0
+    while place < len(text):
+        token = _TOKEN.match(text, place)
+        if token is None:
+            raise InputDataError(f"{formula!r} is not a chemical formula.")
+        symbol, opening, closing, written = token.groups()
+        place = token.end()
+        amount: Fraction | int = 1
+        if written:
+            amount = int(written) if written.isdigit() else Fraction(written)
+        if symbol:
+            number = _NUMBERS.get(symbol)
+            if number is None:
+                raise InputDataError(
+                    f"{formula!r} is not a chemical formula: there is no element {symbol!r}."
+                )
+            atoms[number] = atoms.get(number, 0) + amount
+        elif opening and not written:
+            open_groups.append((_CLOSING[opening], atoms))
+            atoms = {}
+        elif closing and open_groups and open_groups[-1][0] == closing:
+            group, atoms = atoms, open_groups.pop()[1]
+            for number, inside in group.items():
+                atoms[number] = atoms.get(number, 0) + inside * amount
+        else:
+            raise InputDataError(f"{formula!r} is not a chemical formula.")
+    if open_groups or not atoms or not all(atoms.values()):
+        raise InputDataError(f"{formula!r} is not a chemical formula.")
+    return atoms
 
 
 def arrange_elements(
@@ -414,42 +469,6 @@ def unpack_systems(systems: NDArray[np.uint64]) -> NDArray[np.uint8]:
     numbers.sort(axis=1)
     numbers[numbers == _ABSENT] = 0
     return numbers
-
-
-def _count_atoms(formula: str) -> dict[int, Fraction | int]:
-    """Return the atoms of each element, by atomic number, brackets multiplied out."""
-    text = "".join(formula.split())
-    open_groups: list[tuple[str, dict[int, Fraction | int]]] = []
-    atoms: dict[int, Fraction | int] = {}
-    place = 0
-    while place < len(text):
-        token = _TOKEN.match(text, place)
-        if token is None:
-            raise InputDataError(f"{formula!r} is not a chemical formula.")
-        symbol, opening, closing, written = token.groups()
-        place = token.end()
-        amount: Fraction | int = 1
-        if written:
-            amount = int(written) if written.isdigit() else Fraction(written)
-        if symbol:
-            number = _NUMBERS.get(symbol)
-            if number is None:
-                raise InputDataError(
-                    f"{formula!r} is not a chemical formula: there is no element {symbol!r}."
-                )
-            atoms[number] = atoms.get(number, 0) + amount
-        elif opening and not written:
-            open_groups.append((_CLOSING[opening], atoms))
-            atoms = {}
-        elif closing and open_groups and open_groups[-1][0] == closing:
-            group, atoms = atoms, open_groups.pop()[1]
-            for number, inside in group.items():
-                atoms[number] = atoms.get(number, 0) + inside * amount
-        else:
-            raise InputDataError(f"{formula!r} is not a chemical formula.")
-    if open_groups or not atoms or not all(atoms.values()):
-        raise InputDataError(f"{formula!r} is not a chemical formula.")
-    return atoms
 
 
 def _sort_elements(
