@@ -11,7 +11,7 @@ from crepes import ConformalPredictiveSystem
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
-from scipy.stats import beta, binom
+from scipy.stats import beta, binom, kstest
 from sklearn.decomposition import PCA
 from sklearn.ensemble import GradientBoostingRegressor
 from sklearn.neighbors import NearestNeighbors
@@ -529,3 +529,66 @@ def test_files_that_were_tampered_with(
     write_tensors(path, changed, {**old, **header})
     with pytest.raises(ModelFileError, match=message):
         Uncertainty.load(path)
+
+
+# ---------------------------------------------------------------------- probabilities
+
+
+def scales(uncertainty: Uncertainty, rows: Rows) -> np.ndarray:
+    return uncertainty.assess(rows.features, rows.prediction, rows.forest).error_scale
+
+
+def test_probabilities_are_right_as_often_as_they_say(uncertainty: Uncertainty) -> None:
+    rows = make_rows(4000, 11, hypothetical=0.3)
+    scale = scales(uncertainty, rows)
+    errors = rows.target - rows.prediction.mean
+    for deviation in (-0.2, -0.05, 0.0, 0.05, 0.2):
+        said = uncertainty.probability_at_most(np.full(len(errors), deviation), scale)
+        assert said.mean() == pytest.approx((errors <= deviation).mean(), abs=0.06)
+        confident = said > 0.9
+        if confident.sum() > 200:
+            assert (errors[confident] <= deviation).mean() > 0.85
+    ranks = uncertainty.probability_at_most(errors, scale)
+    assert kstest(ranks, "uniform").statistic < 0.06
+
+
+def test_the_ends_of_an_interval_have_the_probabilities_of_its_level(
+    uncertainty: Uncertainty,
+) -> None:
+    scale = np.geomspace(0.02, 1.0, 50)
+    low, high = uncertainty.interval(np.zeros(50), scale, 0.9)
+    np.testing.assert_allclose(uncertainty.probability_at_most(low, scale), 0.05, atol=0.012)
+    np.testing.assert_allclose(uncertainty.probability_at_most(high, scale), 0.95, atol=0.012)
+
+
+@given(
+    deviations=st.lists(st.floats(-1e3, 1e3), min_size=2, max_size=20),
+    scale=st.floats(1e-3, 10),
+    shrink=st.floats(0.05, 1),
+)
+def test_probabilities_never_fall_and_are_never_certain(
+    uncertainty: Uncertainty, deviations: list[float], scale: float, shrink: float
+) -> None:
+    ordered = np.sort(deviations)
+    said = uncertainty.probability_at_most(ordered, np.full(len(ordered), scale), shrink)
+    assert (np.diff(said) >= 0).all()
+    assert (said > 0).all()
+    assert (said < 1).all()
+
+
+def test_shrinking_draws_the_noise_to_its_mean(uncertainty: Uncertainty) -> None:
+    scores, scale = uncertainty.scores[0], uncertainty.edges[0] / 2
+    at = np.array([scores.mean() - 1e-3, scores.mean() + 1e-3]) * scale
+    narrow = uncertainty.probability_at_most(at, np.full(2, scale), 1e-6)
+    np.testing.assert_allclose(narrow, [0, 1], atol=2 / len(scores))
+    with pytest.raises(DataError, match="above 0"):
+        uncertainty.probability_at_most(at, np.full(2, scale), 0.0)
+
+
+def test_noise_is_that_of_the_calibration_scores(uncertainty: Uncertainty) -> None:
+    edges = uncertainty.edges
+    middle = np.concatenate([[edges[0] / 2], (edges[1:] + edges[:-1]) / 2, [edges[-1] * 2]])
+    expected = [
+        scale * scores.std() for scale, scores in zip(middle, uncertainty.scores, strict=True)
+    ]
+    np.testing.assert_allclose(uncertainty.noise_std(middle), expected)
