@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from screening.errors import OutputError, ScreeningError
+
+Content = TypeVar("Content")
 
 
 class ColumnError(ScreeningError, ValueError):
@@ -64,6 +66,20 @@ class TableKind:
         """Return the registered column for `name`; an exact name wins over a family."""
         exact = [column for column in self.columns if column.name == name]
         return next(iter(exact + [c for c in self.columns if c.matches(name)]), None)
+
+    def sort(self, columns: Mapping[str, Content]) -> dict[str, Content]:
+        """Return columns in the registry's order, those of a family by name.
+
+        Raises:
+            ColumnError: A column is not registered.
+        """
+        places = {}
+        for name in columns:
+            registered = self.column(name)
+            if registered is None:
+                raise ColumnError(f'{self.name} table: column "{name}" is not in screening.columns')
+            places[name] = (self.columns.index(registered), name)
+        return {name: columns[name] for name in sorted(columns, key=places.__getitem__)}
 
 
 _ENERGY: Final = "eV/atom"

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import torch
@@ -48,6 +49,47 @@ class Scores:
     network_seconds: float
     forest_seconds: float
     uncertainty_seconds: float
+
+    def place(self, rows: NDArray[np.int64], count: int) -> Scores:
+        """The same scores among candidates that have none.
+
+        Args:
+            rows: Row of each score, shape (m,).
+            count: Rows in all; those without score become NaN.
+        """
+
+        def among(values: NDArray[np.float64]) -> NDArray[np.float64]:
+            placed = np.full((count, *values.shape[1:]), np.nan)
+            placed[rows] = values
+            return placed
+
+        arrays: dict[str, Any] = {name: among(getattr(self, name)) for name in _SCORE_ARRAYS}
+        return replace(self, **arrays)
+
+    @classmethod
+    def join(cls, parts: Sequence[Scores]) -> Scores:
+        """Scores of consecutive parts as one; at least one part."""
+        arrays = {
+            name: np.concatenate([getattr(part, name) for part in parts]) for name in _SCORE_ARRAYS
+        }
+        return cls(
+            **arrays,
+            network_seconds=sum(part.network_seconds for part in parts),
+            forest_seconds=sum(part.forest_seconds for part in parts),
+            uncertainty_seconds=sum(part.uncertainty_seconds for part in parts),
+        )
+
+
+_SCORE_ARRAYS: Final = (
+    "mean",
+    "std",
+    "low",
+    "high",
+    "distance",
+    "error_scale",
+    "members",
+    "forest",
+)
 
 
 def pick_device(device: str, worker: int = 0) -> torch.device:

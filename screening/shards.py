@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from screening.columns import (
+    ABOVE_HULL,
+    ABOVE_HULL_STD,
+    DECOMPOSITION,
+    P_STABLE,
+    REFERENCES_IN_SYSTEM,
+    RF_ABOVE_HULL,
+    SHARD,
+    STABILITY,
+)
 from screening.features.elements import element_table
 
 if TYPE_CHECKING:
@@ -17,6 +26,7 @@ if TYPE_CHECKING:
     from screening.enumerate import Candidates
     from screening.model_library import ScreeningModel
     from screening.score import Scores
+    from screening.stability import Placement
 
 DECIMALS: Final = 6
 """Decimals kept of an enthalpy in eV/atom: far below any model's error, above rounding noise."""
@@ -24,58 +34,31 @@ DECIMALS: Final = 6
 _FIRST_SITES: Final = ("site_A", "site_B", "site_X")
 
 
-@dataclass(frozen=True, eq=False)
-class ScoredBlock:
-    """Candidates that went through the stages together.
-
-    Attributes:
-        candidates: The candidates.
-        rows: Which of them were scored.
-        scores: Their scores, one for each of `rows`.
-        reasons: Why the others were not, by row.
-    """
-
-    candidates: Candidates
-    rows: NDArray[np.int64]
-    scores: Scores
-    reasons: Mapping[int, str]
-
-
 def tabulate_shard(
-    space: CandidateSpace, blocks: Sequence[ScoredBlock], model: ScreeningModel
+    space: CandidateSpace,
+    candidates: Candidates,
+    scores: Scores,
+    reasons: Mapping[int, str],
+    model: ScreeningModel,
+    *,
+    placement: Placement | None,
+    described: Mapping[str, pa.Array],
 ) -> pa.Table:
     """Return the table of a shard.
 
     Args:
         space: Space that the candidates belong to.
-        blocks: The candidates with their scores, in order.
+        candidates: The candidates.
+        scores: Their scores; NaN for those that failed.
+        reasons: Why they failed, by row.
         model: The model that scored them, which knows its training data.
+        placement: Where they stand beside their competitors; None if no hull was computed.
+        described: Columns about the compositions: chemistry, and what is known of them.
 
     Returns:
         A table of the kind `screening.columns.SHARD`.
     """
-    indices = np.concatenate(
-        [np.empty(0, np.int64), *(block.candidates.indices for block in blocks)]
-    )
-    numbers = np.concatenate(
-        [
-            np.empty((0, len(space.pools)), np.uint8),
-            *(block.candidates.numbers for block in blocks),
-        ]
-    )
-    rows = len(indices)
-    numerical = {
-        name: np.full(rows, np.nan) for name in ("mean", "std", "low", "high", "forest", "distance")
-    }
-    reasons: list[str | None] = [None] * rows
-    start = 0
-    for block in blocks:
-        for name, column in numerical.items():
-            column[start + block.rows] = np.round(getattr(block.scores, name), DECIMALS) + 0.0
-        for row, reason in block.reasons.items():
-            reasons[start + row] = reason
-        start += len(block.candidates)
-
+    numbers, rows = candidates.numbers, len(candidates)
     table = element_table()
     symbols = np.array(table.symbols, dtype=object)
     on_role = {
@@ -87,30 +70,51 @@ def tabulate_shard(
     trained_on = frozenset(model.training_elements)
     unseen = np.array([bool(symbol) and symbol not in trained_on for symbol in table.symbols])
     imputed = np.array([bool(properties) for properties in table.imputed])
-    formulas = space.formulas(numbers)
-    columns = {name: pa.array(values, from_pandas=True) for name, values in numerical.items()}
-    return pa.table(
-        {
-            "prototype": pa.array([space.prototype.name] * rows, pa.string()),
-            "candidate": indices,
-            "formula": pa.array(formulas, pa.string()),
-            **dict(sorted(on_role.items(), key=_site_order)),
-            "formation_enthalpy_ev_per_atom": columns["mean"],
-            "formation_enthalpy_std_ev_per_atom": columns["std"],
-            "formation_enthalpy_low_ev_per_atom": columns["low"],
-            "formation_enthalpy_high_ev_per_atom": columns["high"],
-            "rf_formation_enthalpy_ev_per_atom": columns["forest"],
-            "known": model.training_formulas.contains(formulas),
-            "applicability_distance": columns["distance"],
-            "unseen_elements": _name_elements(numbers, unseen, symbols, " ", none=""),
-            "imputed_elements": _name_elements(numbers, imputed, symbols, ",", none=None),
-            "reason": pa.array(reasons, pa.string()),
+    columns = {
+        "prototype": pa.array([space.prototype.name] * rows, pa.string()),
+        "candidate": pa.array(candidates.indices),
+        "formula": pa.array(space.formulas(numbers), pa.string()),
+        **on_role,
+        "formation_enthalpy_ev_per_atom": _round(scores.mean),
+        "formation_enthalpy_std_ev_per_atom": _round(scores.std),
+        "formation_enthalpy_low_ev_per_atom": _round(scores.low),
+        "formation_enthalpy_high_ev_per_atom": _round(scores.high),
+        "rf_formation_enthalpy_ev_per_atom": _round(scores.forest),
+        **_tabulate_placement(placement, rows),
+        **described,
+        "applicability_distance": _round(scores.distance),
+        "unseen_elements": _name_elements(numbers, unseen, symbols, " ", none=""),
+        "imputed_elements": _name_elements(numbers, imputed, symbols, ",", none=None),
+        **{
+            f"member_{number}_ev_per_atom": pa.array(member, pa.float32(), from_pandas=True)
+            for number, member in enumerate(scores.members.T, start=1)
+        },
+        "error_scale_ev_per_atom": pa.array(scores.error_scale, pa.float32(), from_pandas=True),
+        "reason": pa.array([reasons.get(row) for row in range(rows)], pa.string()),
+    }
+    return pa.table(SHARD.sort(columns))
+
+
+def _tabulate_placement(placement: Placement | None, rows: int) -> dict[str, pa.Array]:
+    if placement is None:
+        return {
+            column.name: pa.nulls(rows, pa.type_for_alias(column.dtype))
+            for column in (*STABILITY, RF_ABOVE_HULL)
         }
-    )
+    judged = placement.stability
+    return {
+        ABOVE_HULL.name: _round(judged.energy_above_hull),
+        ABOVE_HULL_STD.name: _round(judged.std),
+        P_STABLE.name: _round(judged.p_stable),
+        DECOMPOSITION.name: pa.array(placement.decompositions, pa.string()),
+        REFERENCES_IN_SYSTEM.name: pa.array(placement.references, pa.int64()),
+        RF_ABOVE_HULL.name: _round(judged.forest_energy_above_hull),
+    }
 
 
-def _site_order(column: tuple[str, pa.Array]) -> tuple[bool, str]:
-    return column[0] not in _FIRST_SITES, column[0]
+def _round(values: NDArray[np.float64]) -> pa.Array:
+    """As a column: NaN becomes null, and -0.0 becomes 0.0."""
+    return pa.array(np.round(values, DECIMALS) + 0.0, pa.float64(), from_pandas=True)
 
 
 def _name_elements(

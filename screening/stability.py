@@ -9,14 +9,19 @@ competitors scatters as much as calibration compounds did around their predictio
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
+
+from screening.hull import find_mixtures, write_decompositions
 
 if TYPE_CHECKING:
     from irnet.uncertainty import Uncertainty
+    from screening.phases import Phases
+    from screening.score import Scores
 
 LEAST_NOISE: Final = 0.5
 """Share of the calibrated noise that is added at least, however far the members spread."""
@@ -102,3 +107,70 @@ def judge_stability(
         )
     std = np.sqrt(of_members.var(axis=1) + (shrink * noise) ** 2)
     return Stability(above, std, p_stable / count, of_forest)
+
+
+@dataclass(frozen=True, eq=False)
+class Placement:
+    """Candidates beside their competitors.
+
+    Attributes:
+        stability: Energies above hull and probabilities of m candidates; NaN for those that could
+            not be scored.
+        decompositions: Lowest mixture of competing phases of each, (m,).
+        references: Competing phases in the chemical system of each, (m,).
+    """
+
+    stability: Stability
+    decompositions: Sequence[str]
+    references: NDArray[np.int64]
+
+
+def place_on_hull(
+    phases: Phases,
+    numbers: NDArray[np.integer],
+    amounts: ArrayLike,
+    scores: Scores,
+    uncertainty: Uncertainty | None,
+    *,
+    within: float,
+    identities: NDArray[np.uint64] | None = None,
+) -> Placement:
+    """Find what candidates compete with and how stable they are beside it.
+
+    Args:
+        phases: The competing phases.
+        numbers: Atomic numbers, 0 for none, shape (m, k).
+        amounts: Atoms of each, shape (k,) or (m, k).
+        scores: What the model predicts of the candidates, m rows; NaN for failures.
+        uncertainty: What calibration knows of the model's errors; None if it never was calibrated.
+        within: Energy above hull that still counts as stable, eV/atom.
+        identities: Of the candidates, shape (m,): a candidate does not compete with the phase of
+            its own identity. None if no candidate is among the phases.
+    """
+    mixtures = find_mixtures(phases, numbers, amounts, identities)
+    scored = np.flatnonzero(np.isfinite(scores.mean))
+    judged = judge_stability(
+        scores.mean[scored],
+        scores.members[scored],
+        scores.forest[scored],
+        mixtures.energies[scored],
+        error_scale=None if uncertainty is None else scores.error_scale[scored],
+        uncertainty=uncertainty,
+        within=within,
+    )
+
+    def among(values: FloatArray) -> FloatArray:
+        placed = np.full(len(scores.mean), np.nan)
+        placed[scored] = values
+        return placed
+
+    return Placement(
+        Stability(
+            among(judged.energy_above_hull),
+            among(judged.std),
+            among(judged.p_stable),
+            among(judged.forest_energy_above_hull),
+        ),
+        write_decompositions(phases, mixtures, numbers, amounts),
+        mixtures.references,
+    )
