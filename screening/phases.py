@@ -8,13 +8,13 @@ binary search and nothing is grouped in Python.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
 from math import gcd, lcm
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import numpy as np
 import pyarrow as pa
@@ -23,6 +23,9 @@ from numpy.typing import ArrayLike, NDArray
 from prototypes import ATOMIC_NUMBERS, reduced_formula
 from screening.columns import written_atomically
 from screening.errors import InputDataError, OutputError
+
+Composition: TypeAlias = tuple[tuple[int, ...], tuple[int, ...]]
+"""Atomic numbers, ascending, and the atoms of each in the reduced formula."""
 
 MOST_ELEMENTS: Final = 9
 """Elements that fit into a packed chemical system: seven bits each."""
@@ -128,20 +131,42 @@ class Phases:
             InputDataError: What is no formula, more than nine elements, an energy that is not
                 finite.
         """
-        parsed = [parse_formula(formula) for formula in formulas]
-        width = max((len(numbers) for numbers, _ in parsed), default=1)
-        numbers = np.zeros((len(parsed), width), dtype=np.uint8)
-        amounts = np.zeros((len(parsed), width))
-        for row, (which, many) in enumerate(parsed):
+        return cls.of_compositions(
+            [parse_formula(formula) for formula in formulas], energies, labels, identities
+        )
+
+    @classmethod
+    def of_compositions(
+        cls,
+        compositions: Sequence[Composition],
+        energies: ArrayLike,
+        labels: Sequence[str] | None = None,
+        identities: ArrayLike | None = None,
+    ) -> Phases:
+        """Make phases from formulas that were read already.
+
+        Args:
+            compositions: What `parse_formula` returns, length n.
+            energies: Formation energies, eV/atom, shape (n,) or (n, c).
+            labels: Id of each, or None where there are none.
+            identities: Identity of each, shape (n,), or None where there are none.
+
+        Raises:
+            InputDataError: More than nine elements, or an energy that is not finite.
+        """
+        width = max((len(numbers) for numbers, _ in compositions), default=1)
+        numbers = np.zeros((len(compositions), width), dtype=np.uint8)
+        amounts = np.zeros((len(compositions), width))
+        for row, (which, many) in enumerate(compositions):
             numbers[row, : len(which)] = which
             amounts[row, : len(many)] = many
         return cls._make(
             numbers,
             amounts,
             energies,
-            [""] * len(parsed) if labels is None else labels,
+            [""] * len(compositions) if labels is None else labels,
             identities,
-            [reduced_formula(*each) for each in parsed],
+            [reduced_formula(*composition) for composition in compositions],
         )
 
     @classmethod
@@ -320,7 +345,7 @@ class Phases:
         )
 
 
-def parse_formula(formula: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
+def parse_formula(formula: str) -> Composition:
     """Read a chemical formula.
 
     Args:
@@ -337,12 +362,24 @@ def parse_formula(formula: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
         >>> parse_formula("Ca2(NO3)4")
         ((7, 8, 20), (2, 6, 1))
     """
-    amounts = count_atoms(formula)
-    numbers = sorted(amounts)
-    common = lcm(*(amounts[number].denominator for number in numbers))
-    whole = [int(amounts[number] * common) for number in numbers]
+    return reduce_amounts(count_atoms(formula))
+
+
+def reduce_amounts(atoms: Mapping[int, Fraction | int]) -> Composition:
+    """Return a composition in whole numbers without a common divisor.
+
+    Args:
+        atoms: Atoms of each element, by atomic number, positive.
+
+    Example:
+        >>> reduce_amounts({8: Fraction(3, 2), 26: 1})
+        ((8, 26), (3, 2))
+    """
+    numbers = tuple(sorted(atoms))
+    common = lcm(*(atoms[number].denominator for number in numbers))
+    whole = [int(atoms[number] * common) for number in numbers]
     divisor = gcd(*whole)
-    return tuple(numbers), tuple(amount // divisor for amount in whole)
+    return numbers, tuple(amount // divisor for amount in whole)
 
 
 def count_atoms(formula: str) -> dict[int, Fraction | int]:
