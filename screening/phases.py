@@ -212,7 +212,7 @@ class Phases:
         broken = np.flatnonzero(~np.isfinite(columns).all(axis=1))
         if len(broken):
             raise InputDataError(
-                f"{len(broken):,} phases have an energy that is not finite, the first is "
+                f"phases with an energy that is not finite: {len(broken):,}, the first is "
                 f"{formulas[broken[0]]}. Leave them out."
             )
         systems = pack_systems(elements)
