@@ -29,7 +29,7 @@ MODIFIED_PETTIFOR = (
     "O At I Br Cl F H"
 ).split()
 """Elements in order of the modified Pettifor scale: H. Glawe, A. Sanna, E. K. U. Gross and M. A. L.
-Marques, New J. Phys. 18, 093011 (2016), Table 1. Neighbours differ by 1."""
+Marques, New J. Phys. 18, 093011 (2016). Neighbours differ by 1."""
 
 SAME = 1e-9
 """Compositions that are nearer than this are one composition, and the rest is rounding."""
@@ -46,17 +46,20 @@ class Compositions:
     """Compositions as distributions over the modified Pettifor scale.
 
     Attributes:
-        places: Place of each element on the scale, ascending in a row, shape (n, k).
-        fractions: Share of the atoms of each element, 0 where a row has fewer than k elements,
-            shape (n, k); a row sums to 1.
+        places: Place of each element on the scale, ascending in a row, shape (n, k); 0 beyond a
+            row's last element.
+        ends: Share of the atoms up to and with each element, shape (n, k); 1 from a row's last
+            element on.
+        sizes: Number of elements of each composition, shape (n,).
     """
 
     places: NDArray[np.float64]
-    fractions: NDArray[np.float64]
+    ends: NDArray[np.float64]
+    sizes: NDArray[np.uint8]
 
     def __len__(self) -> int:
         """Number of compositions."""
-        return len(self.places)
+        return len(self.sizes)
 
     @classmethod
     def of(cls, numbers: ArrayLike, amounts: ArrayLike) -> Compositions:
@@ -64,7 +67,8 @@ class Compositions:
 
         Args:
             numbers: Atomic numbers, shape (n, k); 0 where there is no element.
-            amounts: Atoms of each element in any multiple, shape (n, k) or, alike for all, (k,).
+            amounts: Atoms of each element in any multiple, positive, shape (n, k) or, alike for
+                all, (k,).
 
         Raises:
             InputDataError: An element has no place on the scale, which ends at Lr.
@@ -77,16 +81,20 @@ class Compositions:
                 f"{symbol} has no place on the modified Pettifor scale, which ends at Lr: leave "
                 "out compositions of heavier elements"
             )
-        weights = np.where(numbers > 0, np.broadcast_to(amounts, numbers.shape), 0.0)
-        order = np.argsort(places, axis=1, kind="stable")
-        weights = np.take_along_axis(weights, order, axis=1)
+        present = numbers > 0
+        weights = np.where(present, np.broadcast_to(amounts, numbers.shape), 0.0)
+        order = np.argsort(np.where(present, places, np.inf), axis=1, kind="stable")
+        ends = np.cumsum(np.take_along_axis(weights, order, axis=1), axis=1)
+        # columns are what every computation here goes through, so each is contiguous
         return cls(
-            np.take_along_axis(places, order, axis=1), weights / weights.sum(axis=1, keepdims=True)
+            np.asfortranarray(np.take_along_axis(places, order, axis=1)),
+            np.asfortranarray(ends / ends[:, -1:]),
+            present.sum(axis=1, dtype=np.uint8),
         )
 
     def select(self, rows: NDArray[np.int64]) -> Compositions:
         """The given compositions, in the given order."""
-        return Compositions(self.places[rows], self.fractions[rows])
+        return Compositions(self.places.T[:, rows].T, self.ends.T[:, rows].T, self.sizes[rows])
 
 
 def read_compositions(
@@ -129,22 +137,46 @@ def find_distances(first: Compositions, second: Compositions) -> NDArray[np.floa
         >>> find_distances(*salts)
         array([0.5])
     """
-    rows = max(len(first), len(second)) if min(len(first), len(second)) else 0
-    places = np.concatenate(
-        [np.broadcast_to(part.places, (rows, part.places.shape[1])) for part in (first, second)],
-        axis=1,
-    )
-    moved = np.concatenate(
-        [
-            np.broadcast_to(first.fractions, (rows, first.fractions.shape[1])),
-            np.broadcast_to(-second.fractions, (rows, second.fractions.shape[1])),
-        ],
-        axis=1,
-    )
-    order = np.argsort(places, axis=1)
-    places = np.take_along_axis(places, order, axis=1)
-    surplus = np.cumsum(np.take_along_axis(moved, order, axis=1), axis=1)
-    return np.asarray((np.abs(surplus[:, :-1]) * np.diff(places, axis=1)).sum(axis=1))
+    if len(first) == 1:
+        first, second = second, first
+    rows = np.arange(len(first))
+    return _find_work(first, rows, second, rows if len(second) != 1 else np.zeros_like(rows))
+
+
+def _find_work(
+    first: Compositions,
+    first_rows: NDArray[np.int64],
+    second: Compositions,
+    second_rows: NDArray[np.int64],
+) -> NDArray[np.float64]:
+    """Element mover's distance of n pairs of rows.
+
+    Quantile by quantile, the share of the atoms that the i-th element of the one and the j-th of
+    the other have in common moves from the place of the one to that of the other.
+    """
+    sizes = second.sizes[second_rows]
+    order = np.argsort(sizes, kind="stable")[::-1]  # long ones first, to be done with short ones
+    sizes, first_rows, second_rows = sizes[order], first_rows[order], second_rows[order]
+    width = int(first.sizes.max(initial=0))
+    places = [first.places[:, i][first_rows] for i in range(width)]
+    ends = [first.ends[:, i][first_rows] for i in range(width)]
+    work = np.zeros(len(order))
+    begin = np.zeros(len(order))
+    for j in range(int(sizes.max(initial=0))):
+        pairs = int((sizes > j).sum())
+        place = second.places[:, j][second_rows[:pairs]]
+        end = second.ends[:, j][second_rows[:pairs]]
+        for i in range(width):
+            share = np.minimum(ends[i][:pairs], end)
+            share -= np.maximum(ends[i - 1][:pairs], begin[:pairs]) if i else begin[:pairs]
+            np.maximum(share, 0.0, out=share)
+            way = places[i][:pairs] - place
+            share *= np.abs(way, out=way)
+            work[:pairs] += share
+        begin = end
+    distances = np.empty_like(work)
+    distances[order] = work
+    return distances
 
 
 @dataclass(frozen=True, eq=False)
@@ -183,30 +215,35 @@ class NearestComposition:
         distances = np.full(len(asked), np.inf)
         summaries = _summarise(asked)
         left = np.arange(len(asked))
-        neighbours = _FIRST_NEIGHBOURS
-        while len(left) and len(self.known):
-            neighbours = min(neighbours, len(self.known))
+        neighbours = min(_FIRST_NEIGHBOURS, len(self.known))
+        while len(left) and neighbours:
+            left = left[np.argsort(distances[left], kind="stable")]
             step = max(1, _PAIRS_AT_ONCE // neighbours)
             unproven = []
             for start in range(0, len(left), step):
                 rows = left[start : start + step]
                 bounds, found = self._tree.query(
-                    summaries[rows], k=np.arange(1, neighbours + 1), p=1
+                    summaries[rows],
+                    k=np.arange(1, neighbours + 1),
+                    p=1,
+                    distance_upper_bound=distances[rows[-1]] + SAME,
                 )
-                exact = find_distances(
-                    asked.select(np.repeat(rows, neighbours)), self.known.select(found.ravel())
+                none = found == len(self.known)
+                found[none] = 0
+                exact = _find_work(
+                    asked, np.repeat(rows, neighbours), self.known, found.ravel()
                 ).reshape(found.shape)
-                exact[exact < SAME] = np.inf
-                best = exact.argmin(axis=1)[:, None]
-                distances[rows] = np.take_along_axis(exact, best, axis=1)[:, 0]
-                nearest[rows] = np.where(
-                    np.isfinite(distances[rows]), np.take_along_axis(found, best, axis=1)[:, 0], -1
-                )
+                exact[none | (exact < SAME)] = np.inf
+                place = exact.argmin(axis=1)[:, None]
+                best = np.take_along_axis(exact, place, axis=1)[:, 0]
+                better = best < distances[rows] - SAME
+                distances[rows[better]] = best[better]
+                nearest[rows[better]] = np.take_along_axis(found, place, axis=1)[better, 0]
                 unproven.append(rows[distances[rows] > bounds[:, -1] + SAME])
             if neighbours == len(self.known):
                 break
             left = np.concatenate(unproven)
-            neighbours *= 4
+            neighbours = min(4 * neighbours, len(self.known))
         return nearest, distances
 
 
@@ -240,34 +277,27 @@ def pick_diverse(
     numbers, order = np.asarray(numbers), np.asarray(order).astype(np.int64)
     amounts = np.broadcast_to(np.asarray(amounts, dtype=np.float64), numbers.shape)
     chosen: list[int] = []
-    taken = Compositions(np.empty((0, numbers.shape[1])), np.empty((0, numbers.shape[1])))
+    taken: list[Compositions] = []
     for start in range(0, len(order), _ROWS_AT_ONCE):
         if len(chosen) >= count:
             break
         rows = order[start : start + _ROWS_AT_ONCE]
         block = Compositions.of(numbers[rows], amounts[rows])
-        far = np.ones(len(rows), dtype=np.bool_)
-        for place in range(len(taken)):
-            far[far] = ~_nearer(block.select(np.flatnonzero(far)), taken, place, min_distance)
-        new: list[int] = []
-        while far.any() and len(chosen) < count:
-            first = int(far.argmax())
-            new.append(first)
-            chosen.append(int(rows[first]))
-            far[first] = False
-            far[far] = ~_nearer(block.select(np.flatnonzero(far)), block, first, min_distance)
-        added = block.select(np.array(new, dtype=np.int64))
-        taken = Compositions(
-            np.concatenate([taken.places, added.places]),
-            np.concatenate([taken.fractions, added.fractions]),
-        )
+        left = np.arange(len(rows))
+        for one in taken:
+            left = _keep_far(block, left, one, min_distance)
+        while len(left) and len(chosen) < count:
+            chosen.append(int(rows[left[0]]))
+            taken.append(block.select(left[:1]))
+            left = _keep_far(block, left[1:], taken[-1], min_distance)
     return np.array(chosen, dtype=np.int64)
 
 
-def _nearer(
-    compositions: Compositions, others: Compositions, row: int, min_distance: float
-) -> NDArray[np.bool_]:
-    return find_distances(compositions, others.select(np.array([row]))) < min_distance - SAME
+def _keep_far(
+    block: Compositions, rows: NDArray[np.int64], one: Compositions, min_distance: float
+) -> NDArray[np.int64]:
+    """The rows of a block whose compositions are at least so far from one composition."""
+    return rows[find_distances(block.select(rows), one) >= min_distance - SAME]
 
 
 def _summarise(compositions: Compositions) -> NDArray[np.float64]:
@@ -281,8 +311,8 @@ def _summarise(compositions: Compositions) -> NDArray[np.float64]:
         rows is at most the element mover's distance, since the mean of a difference is at most
         the mean of its absolute value.
     """
-    ends = np.cumsum(compositions.fractions, axis=1)
-    begins = ends - compositions.fractions
+    ends = compositions.ends
+    begins = np.concatenate([np.zeros((len(compositions), 1)), ends[:, :-1]], axis=1)
     averages = np.empty((len(compositions), _BINS))
     for share in range(_BINS):
         low, high = share / _BINS, (share + 1) / _BINS
