@@ -31,6 +31,12 @@ class PrototypeRecord:
     sites: int
     is_element: bool
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """All names that it has."""
+        names = (self.name, self.aflow_label, self.strukturbericht, self.mineral)
+        return tuple(name for name in names if name)
+
 
 def normalise_name(name: str) -> str:
     """Return a name as names are compared: lower case, only letters, digits and primes.

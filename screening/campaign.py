@@ -1,55 +1,64 @@
-"""A campaign from settings to ranking: enumerate, featurize, score, rank, export.
+"""A campaign from settings to ranking: competitors, candidates, hull, ranking, export.
 
-`run_campaign` and `screen_shard` are the table of contents; each stage is a module of its own and
-hands tables to the next. Shards are computed by Dask workers or in this process, by the same
-function.
+`run_campaign` is the table of contents of a campaign, `screening.shard_tasks.screen_shard` that of
+one of its shards; each stage is a module of its own and hands tables to the next. Shards are
+computed by Dask workers or in this process, by the same function.
 """
 
 from __future__ import annotations
 
-import platform
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
-from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import numpy as np
 import pyarrow as pa
 import torch
 
-from screening.enumerate import (
-    Shard,
-    count_candidates,
-    enumerate_candidates,
-    plan_shards,
+from screening.comparison import Comparison, compare_models
+from screening.competitors import (
+    CompetitorPlan,
+    GatheredCompetitors,
+    find_unfinished,
+    gather_competitors,
+    list_tasks,
+    plan_competitors,
+    score_competitor_range,
 )
-from screening.errors import CampaignInterrupted, ScreeningError
-from screening.featurize import featurize_candidates, find_failures, open_featurizer
+from screening.enumerate import Shard, count_candidates, plan_shards
+from screening.errors import CampaignInterrupted, ConfigurationError, ScreeningError
 from screening.folder import Receipt, RunFolder
 from screening.manifest import (
-    STAGES,
+    describe_competitors,
     describe_environment,
     describe_model,
     describe_prototype,
     identify,
     resolve_settings,
+    sum_removed,
     sum_stages,
 )
-from screening.rank import rank_candidates
-from screening.score import load_scorer, pick_device, score_candidates
+from screening.phases import Phases
+from screening.rank import find_order, rank_candidates
+from screening.references import References, read_references
+from screening.score import pick_device
 from screening.settings import CampaignSettings, Device, count_cores
-from screening.shards import ScoredBlock, tabulate_shard
+from screening.shard_tasks import ShardTask, divide_requirements, screen_shard
 
 if TYPE_CHECKING:
     from prototypes import CandidateSpace
-    from screening.features.prototype import PrototypeFeaturizer
     from screening.model_library import ScreeningModel
 
-BLOCK: Final = 8_192
-"""Candidates featurized and scored at once: 9 MB of features."""
+REFERENCES_NAME: Final = "references.arrow"
+PHASES_NAME: Final = "phases.arrow"
+"""Files of reference phases, and of these with the candidates where candidates compete."""
+
+Work = Callable[[Callable[[Any, int], Any], Sequence[Any]], Iterator[Any]]
+"""Calls a function for each task on the workers and yields the results as they come."""
 
 
 class Observer(Protocol):
@@ -72,33 +81,20 @@ class Observer(Protocol):
     def watch_at(self, dashboard: str) -> None:
         """The Dask dashboard is at this address."""
 
+    def begin_competitors(self, counts: Mapping[str, int], left: int, tasks: int) -> None:
+        """Competing phases are to be predicted before the candidates.
+
+        Args:
+            counts: Phases of each structure type.
+            left: Tasks that are left to do.
+            tasks: Tasks in all.
+        """
+
+    def advance_competitors(self) -> None:
+        """One more task of competing phases is finished."""
+
     def advance(self, receipt: Receipt) -> None:
         """A shard is finished."""
-
-
-@dataclass(frozen=True)
-class ShardTask:
-    """All that a worker needs to compute a shard.
-
-    Attributes:
-        shard: The range of indices.
-        space: The space of its prototype.
-        model: Name or absolute path of the model.
-        model_hash: What the model's hash must be.
-        device: auto, cpu or cuda.
-        precision: auto, bf16 or fp32.
-        threads: Threads of arithmetic for this worker; None leaves them as they are.
-        folder: Result folder, as the worker sees it.
-    """
-
-    shard: Shard
-    space: CandidateSpace
-    model: str
-    model_hash: str
-    device: str
-    precision: str
-    threads: int | None
-    folder: Path
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,11 +105,13 @@ class CampaignResult:
         folder: The result folder.
         ranking: All scored candidates, best first.
         failures: Candidates that could not be scored.
+        comparison: The ensemble beside the Random Forest; None without a forest.
     """
 
     folder: RunFolder
     ranking: pa.Table
     failures: pa.Table
+    comparison: Comparison | None
 
 
 def run_campaign(
@@ -121,6 +119,7 @@ def run_campaign(
     spaces: Sequence[CandidateSpace],
     pools: Mapping[str, tuple[int, ...]],
     observer: Observer,
+    scored: RunFolder | None = None,
 ) -> CampaignResult:
     """Run a campaign, or go on with the one that the result folder holds.
 
@@ -129,6 +128,8 @@ def run_campaign(
         spaces: The candidates, from `screening.enumerate.open_spaces`.
         pools: Atomic numbers that each role may take, from there too.
         observer: Told of the progress.
+        scored: Folder of the same campaign with other competitors, whose predictions are taken
+            over; None computes them.
 
     Returns:
         The ranking and where it is.
@@ -143,35 +144,45 @@ def run_campaign(
     if settings.scheduler is None:
         pick_device(settings.device)
     model = load_enthalpy_model(settings.model)
+    references = _open_references(settings, model, pools, observer)
+    if scored is not None:
+        _check_earlier(scored, settings, model)
+    plan = plan_competitors(spaces, settings.predicted_competitors, settings.compete)
     shards = plan_shards(spaces, settings.shard_size)
-    identity = identify(settings, spaces, pools, model)
+    identity = identify(settings, spaces, pools, model, references, plan)
     counts = count_candidates(spaces)
     manifest = {
         "campaign": identity,
         "environment": describe_environment(),
         "model": describe_model(settings, spaces, model),
+        "competitors": describe_competitors(settings, references, plan),
         "prototypes": {
             space.prototype.name: describe_prototype(space.prototype) for space in spaces
         },
         "counts": {**counts, "total": sum(counts.values())},
         "shards": [[s.number, s.prototype, s.start, s.stop] for s in shards],
     }
-    with RunFolder.claim(settings.out, identity, observer.note) as folder:
+    with (
+        RunFolder.claim(settings.out, identity, observer.note) as folder,
+        _hire_workers(settings, observer) as work,
+    ):
         earlier = folder.manifest.get("runs", []) if folder.manifest_path.is_file() else []
         finished = {receipt.shard: receipt for receipt in folder.read_receipts(shards)}
         already = len(finished)
         folder.write_manifest(manifest | {"runs": earlier})
         folder.write_text("campaign.toml", resolve_settings(settings, pools, spaces))
-
-        observer.begin(counts, pools, sum(each.candidates for each in finished.values()))
-        tasks = [
-            _make_task(settings, space, shard, model)
-            for space in spaces
-            for shard in shards
-            if shard.prototype == space.prototype.name and shard not in finished
-        ]
         try:
-            for receipt in _work_off(settings, tasks, observer):
+            phases, predicted = _gather_phases(
+                settings, model, references, plan, folder, work, observer
+            )
+            observer.begin(counts, pools, sum(each.enumerated for each in finished.values()))
+            tasks = [
+                _make_task(settings, space, shard, model, folder, phases, scored)
+                for space in spaces
+                for shard in shards
+                if shard.prototype == space.prototype.name and shard not in finished
+            ]
+            for receipt in work(screen_shard, tasks):
                 finished[receipt.shard] = receipt
                 observer.advance(receipt)
         except KeyboardInterrupt as error:
@@ -185,8 +196,9 @@ def run_campaign(
 
         rank_started = time.perf_counter()
         ranking, failures = rank_candidates(
-            [folder.table_path(shard) for shard in shards], folder.prototypes
+            [folder.table_path(shard) for shard in shards], folder.prototypes, settings.rank_by
         )
+        comparison = compare_models(ranking, settings.stable_within)
         folder.write_ranking(ranking, failures)
         ended = time.perf_counter()
         this_run = {
@@ -196,75 +208,112 @@ def run_campaign(
             "wall_seconds": round(ended - started, 3),
             "rank_and_write_seconds": round(ended - rank_started, 3),
         }
+        against = describe_competitors(settings, references, plan, predicted)
         folder.write_manifest(
             manifest
             | {
+                "competitors": against,
                 "runs": [*earlier, this_run],
                 "rows": {"scored": len(ranking), "failed": len(failures)},
+                "removed": sum_removed(receipts),
+                "ranked_by": str(find_order(ranking, settings.rank_by)),
+                "comparison": None if comparison is None else asdict(comparison),
                 "devices": sorted({receipt.device for receipt in receipts}),
                 "stages": sum_stages(receipts),
             }
         )
-    return CampaignResult(folder, ranking, failures)
+    return CampaignResult(folder, ranking, failures, comparison)
 
 
-def screen_shard(task: ShardTask, worker: int = 0) -> Receipt:
-    """Compute a shard and write it: enumerate, featurize, score.
+def _check_earlier(scored: RunFolder, settings: CampaignSettings, model: ScreeningModel) -> None:
+    """Check that the predictions of an earlier campaign can be taken over."""
+    earlier = scored.manifest["campaign"]
+    if earlier["model"] != model.content_hash:
+        raise ConfigurationError(
+            f"{scored.path} was predicted by another model than {model.path.name} is now; run the "
+            "campaign anew, or restore the model"
+        )
+    missing = len(scored.shards) - len(scored.read_receipts(scored.shards))
+    if missing:
+        raise ConfigurationError(
+            f"{scored.path} is not complete: {missing} of {len(scored.shards)} shards are missing "
+            f"or damaged; finish it with: screening run {scored.path / 'campaign.toml'}"
+        )
+    late = [each.text for each in divide_requirements(settings.require)[1]]
+    if late:
+        raise ConfigurationError(
+            f"{scored.path} left out candidates by {', '.join(late)}, which depends on its hull; "
+            "run the campaign anew"
+        )
 
-    Runs in a Dask worker or in the driver's process; models and tessellations stay loaded from one
-    call to the next.
 
-    Args:
-        task: What to compute.
-        worker: Number of the worker, which picks its GPU where there are several.
+def _open_references(
+    settings: CampaignSettings,
+    model: ScreeningModel,
+    pools: Mapping[str, tuple[int, ...]],
+    observer: Observer,
+) -> References | None:
+    """Read the references and say what is noteworthy about them."""
+    if settings.references is None:
+        return None
+    references = read_references(settings.references, settings.functional)
+    warning = references.compare_functional(model.card.data.functional)
+    missing = references.missing({number for pool in pools.values() for number in pool})
+    for note in references.notes:
+        observer.note(note)
+    if warning is not None:
+        observer.note(f"Warning: {warning}")
+    if missing:
+        observer.note(
+            f"no reference phase holds {' '.join(missing)}: with these only the elements compete, "
+            "at 0 eV/atom"
+        )
+    return references
+
+
+def _gather_phases(
+    settings: CampaignSettings,
+    model: ScreeningModel,
+    references: References | None,
+    plan: CompetitorPlan,
+    folder: RunFolder,
+    work: Work,
+    observer: Observer,
+) -> tuple[Path | None, GatheredCompetitors | None]:
+    """Put all that candidates compete with into one file that every worker opens.
 
     Returns:
-        The receipt, which is also written beside the shard's table.
-
-    Raises:
-        ScreeningError: The model does not fit or the shard cannot be written.
+        The file, None if no hull is computed; and what the model predicted of it.
     """
-    if task.threads is not None and torch.get_num_threads() != task.threads:
-        torch.set_num_threads(task.threads)
-    device = pick_device(task.device, worker)
-    loaded = load_scorer(task.model, task.model_hash, str(device), task.precision)
-    featurizer = _open_featurizer(_SpaceKey(task.space))
-    seconds = dict.fromkeys(STAGES, 0.0)
-
-    started = time.perf_counter()
-    candidates = enumerate_candidates(task.space, task.shard.start, task.shard.stop)
-    seconds["enumerate"] = time.perf_counter() - started
-
-    scored: list[ScoredBlock] = []
-    for block in candidates.blocks(BLOCK):
-        started = time.perf_counter()
-        features = featurize_candidates(featurizer, block.numbers, device)
-        reasons = find_failures(features)
-        seconds["featurize"] += time.perf_counter() - started
-        rows = np.setdiff1d(np.arange(len(block)), list(reasons))
-        scores = score_candidates(loaded, features[torch.from_numpy(rows).to(device)])
-        seconds["irnet"] += scores.network_seconds
-        seconds["forest"] += scores.forest_seconds
-        seconds["uncertainty"] += scores.uncertainty_seconds
-        scored.append(ScoredBlock(block, rows, scores, reasons))
-
-    started = time.perf_counter()
-    table = tabulate_shard(task.space, scored, loaded.model)
-    folder = RunFolder(task.folder)
-    checksum = folder.write_shard(table, task.shard)
-    seconds["write"] = time.perf_counter() - started
-    receipt = Receipt(
-        task.shard,
-        candidates=len(candidates),
-        failed=len(table) - table["reason"].null_count,
-        seconds={stage: round(each, 6) for stage, each in seconds.items()},
-        sha256=checksum,
-        device=_name_device(device),
-        precision=str(loaded.scorer.dtype).removeprefix("torch."),
-        host=platform.node(),
+    root = folder.path.resolve()
+    if references is not None:
+        references.phases.save(root / REFERENCES_NAME)
+    if not plan.total:
+        return (None if references is None else root / REFERENCES_NAME), None
+    tasks = list_tasks(
+        plan,
+        model=_name_model(settings, model),
+        model_hash=model.content_hash,
+        device=str(settings.device),
+        precision=str(settings.precision),
+        threads=_count_threads(settings),
+        folder=root,
     )
-    folder.write_receipt(receipt)
-    return receipt
+    unfinished = find_unfinished(tasks)
+    if unfinished:
+        observer.begin_competitors(plan.counts, len(unfinished), len(tasks))
+    for _ in work(score_competitor_range, unfinished):
+        observer.advance_competitors()
+    gathered = gather_competitors(plan, tasks)
+    if references is None:
+        return gathered.path, gathered
+    predicted = Phases.load(gathered.path)
+    columns = predicted.energies.shape[1]
+    given = replace(
+        references.phases, energies=np.repeat(references.phases.energies, columns, axis=1)
+    )
+    Phases.join([given, predicted]).save(root / PHASES_NAME)
+    return root / PHASES_NAME, gathered
 
 
 def count_workers(settings: CampaignSettings) -> int:
@@ -279,71 +328,79 @@ def count_workers(settings: CampaignSettings) -> int:
     return count_cores()
 
 
-def _work_off(
-    settings: CampaignSettings, tasks: Sequence[ShardTask], observer: Observer
-) -> Iterator[Receipt]:
-    if not tasks:
-        return
-    if settings.scheduler is None and count_workers(settings) == 0:
-        for task in tasks:
-            yield screen_shard(task)
-        return
-    from screening.cluster.client import await_worker, connect
-    from screening.cluster.tasks import map_tasks
+@contextmanager
+def _hire_workers(settings: CampaignSettings, observer: Observer) -> Iterator[Work]:
+    """Yield what works off tasks; workers start with the first task and stay to the end."""
+    with ExitStack() as stack:
+        hired: list[Any] = []
 
-    with connect(count_workers(settings), settings.scheduler) as client:
-        if settings.scheduler is not None:
-            await_worker(client, settings.scheduler, observer.note)
-        observer.watch_at(client.dashboard_link)
-        yield from map_tasks(client, screen_shard, tasks)
+        def work(function: Callable[[Any, int], Any], tasks: Sequence[Any]) -> Iterator[Any]:
+            if not tasks:
+                return
+            if settings.scheduler is None and count_workers(settings) == 0:
+                for task in tasks:
+                    yield function(task, 0)
+                return
+            from screening.cluster.client import await_worker, connect
+            from screening.cluster.tasks import map_tasks
+
+            if not hired:
+                client = stack.enter_context(connect(count_workers(settings), settings.scheduler))
+                if settings.scheduler is not None:
+                    await_worker(client, settings.scheduler, observer.note)
+                observer.watch_at(client.dashboard_link)
+                hired.append(client)
+            yield from map_tasks(hired[0], function, tasks)
+
+        yield work
 
 
 def _make_task(
-    settings: CampaignSettings, space: CandidateSpace, shard: Shard, model: ScreeningModel
+    settings: CampaignSettings,
+    space: CandidateSpace,
+    shard: Shard,
+    model: ScreeningModel,
+    folder: RunFolder,
+    phases: Path | None,
+    scored: RunFolder | None,
 ) -> ShardTask:
-    workers = count_workers(settings)
-    local = settings.scheduler is None and workers > 0
+    root = folder.path.resolve()
     return ShardTask(
         shard,
         space,
-        model=str(model.path.resolve()) if Path(settings.model).is_dir() else settings.model,
+        model=_name_model(settings, model),
         model_hash=model.content_hash,
         device=str(settings.device),
         precision=str(settings.precision),
-        threads=max(1, count_cores() // workers) if local else None,
-        folder=settings.out.resolve(),
+        threads=_count_threads(settings),
+        folder=root,
+        phases=phases,
+        references=None if settings.references is None else root / REFERENCES_NAME,
+        stable_within=settings.stable_within,
+        require=settings.require,
+        scored=None if scored is None else scored.table_path(shard).resolve(),
     )
 
 
-class _SpaceKey:
-    """A space as the key of a cache: equal if its prototype's geometry is."""
-
-    def __init__(self, space: CandidateSpace) -> None:
-        self.prototype = space.prototype
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _SpaceKey) and self.prototype == other.prototype
-
-    def __hash__(self) -> int:
-        return hash(self.prototype)
+def _name_model(settings: CampaignSettings, model: ScreeningModel) -> str:
+    """How workers find the model: by name, or by its absolute path."""
+    return str(model.path.resolve()) if Path(settings.model).is_dir() else settings.model
 
 
-@lru_cache(maxsize=16)
-def _open_featurizer(key: _SpaceKey) -> PrototypeFeaturizer:
-    return open_featurizer(key.prototype)
+def _count_threads(settings: CampaignSettings) -> int | None:
+    """Threads of arithmetic for each local worker; None leaves them as they are."""
+    workers = count_workers(settings)
+    local = settings.scheduler is None and workers > 0
+    return max(1, count_cores() // workers) if local else None
 
 
 def _check_counts(spaces: Sequence[CandidateSpace], receipts: Sequence[Receipt]) -> None:
     """Check that every candidate of every prototype came out of the shards: less is a bug."""
     for space in spaces:
         name = space.prototype.name
-        got = sum(r.candidates for r in receipts if r.shard.prototype == name)
+        got = sum(r.enumerated for r in receipts if r.shard.prototype == name)
         if got != space.count:
             raise ScreeningError(
-                f"{name} has {space.count} candidates, but the shards hold {got}; "
+                f"{name} has {space.count} candidates, but the shards account for {got}; "
                 "please report this as a bug"
             )
-
-
-def _name_device(device: torch.device) -> str:
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"

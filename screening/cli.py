@@ -19,6 +19,8 @@ from screening import (
     commands_calibration,
     commands_campaign,
     commands_models,
+    commands_prototypes,
+    commands_results,
     commands_structures,
     commands_training,
 )
@@ -74,6 +76,8 @@ def describe(
 
 
 commands_campaign.register(app)
+commands_results.register(app)
+commands_prototypes.register(app)
 commands_structures.register(app)
 commands_training.register(app)
 commands_calibration.register(app)

@@ -14,13 +14,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from screening.commands_campaign import DEVICES, complete_device, complete_model
+from screening.completion import DEVICES, complete_device, complete_model
 from screening.errors import ConfigurationError, suggest
 
 if TYPE_CHECKING:
+    import pyarrow as pa
     from rich.progress import TaskID
 
     from screening.feature_tables import ParallelMap, ProgressCall
+    from screening.folder import RunFolder
 
 SECONDS_BETWEEN_LINES = 10.0
 
@@ -33,6 +35,9 @@ LABEL_WIDTH = 24
 ROW_LABELS = ("id", "formula", "kind", "group", "predictor", "geometry", "scheme")
 """Columns that say what a row is, not what was measured."""
 
+FolderArgument = Annotated[
+    Path, typer.Argument(metavar="DIR", help="Result folder of a campaign.", show_default=False)
+]
 FeatureTableOption = Annotated[
     Path | None,
     typer.Option(metavar="FILE", help="Feature table of these structures, from featurize."),
@@ -230,6 +235,24 @@ def show_progress(*kinds: str) -> Iterator[list[ProgressCall]]:
 
     with bar:
         yield [count(kind) for kind in kinds]
+
+
+def print_ranking(folder: RunFolder, rows: pa.Table, title: str) -> None:
+    """Print rows of a campaign's ranking, and on stderr what to make of them.
+
+    Args:
+        folder: The campaign.
+        rows: The rows.
+        title: Title of the table.
+    """
+    from screening.terminal import describe_intervals, draw_ranking, open_stdout, warn_of_bias
+
+    open_stdout().print(draw_ranking(rows, title))
+    model = folder.manifest["model"]
+    for line in warn_of_bias(model["measured_errors"]):
+        say(line)
+    for line in describe_intervals(model["intervals"], model["name"]):
+        say(line)
 
 
 def print_table(title: str, rows: Sequence[Sequence[str]]) -> None:

@@ -23,7 +23,7 @@ from screening.command_parts import (
     say,
     show_progress,
 )
-from screening.commands_campaign import complete_from, complete_model
+from screening.completion import complete_from, complete_model
 from screening.errors import ConfigurationError, InputDataError, suggest
 from screening.features import Engine
 

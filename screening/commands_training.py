@@ -22,9 +22,9 @@ from screening.command_parts import (
     say,
     show_progress,
 )
-from screening.commands_campaign import complete_from, complete_model
 from screening.commands_models import print_scores
 from screening.commands_structures import EngineOption, check_engine
+from screening.completion import complete_from, complete_model
 from screening.errors import ConfigurationError
 
 if TYPE_CHECKING:

@@ -52,6 +52,10 @@ class Candidates:
     def __len__(self) -> int:
         return len(self.indices)
 
+    def select(self, rows: NDArray[np.bool_]) -> Candidates:
+        """Return the candidates where `rows`, shape (m,), is true."""
+        return Candidates(self.indices[rows], self.numbers[rows])
+
     def blocks(self, size: int) -> Iterator[Candidates]:
         """Yield consecutive parts of at most `size` candidates."""
         for start in range(0, len(self), size):

@@ -2,6 +2,7 @@
 
     campaign.toml      resolved settings; `screening run campaign.toml` does the same again
     manifest.json      the campaign's identity, versions, model, counts and timings
+    *.arrow            phases that the candidates compete with: references, or predicted ones
     shards/NNNNN.*     one Parquet table and one receipt (JSON) per finished shard
     ranking.parquet    all scored candidates, best first; ranking.csv holds the same
     failures.parquet   candidates that could not be scored, each with its reason
@@ -37,8 +38,8 @@ from screening.enumerate import Shard
 from screening.errors import ConfigurationError, InputDataError, OutputError, suggest
 from screening.lock import locked
 
-MANIFEST_FORMAT: Final = 2
-"""2 since tables have intervals and distances."""
+MANIFEST_FORMAT: Final = 3
+"""3 since tables have energies above hull."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,8 @@ class Receipt:
         shard: The shard.
         candidates: Rows of the table: scored and failed.
         failed: Rows that could not be scored.
+        removed: By condition, how many candidates it removed, and to how many of those left it
+            does not apply; in the order in which the conditions were tested.
         seconds: Time of each stage on the worker.
         sha256: Checksum of the table's file.
         device: Where it was computed.
@@ -59,11 +62,17 @@ class Receipt:
     shard: Shard
     candidates: int
     failed: int
+    removed: Mapping[str, Mapping[str, int]]
     seconds: Mapping[str, float]
     sha256: str
     device: str
     precision: str
     host: str
+
+    @property
+    def enumerated(self) -> int:
+        """All candidates of the shard, those removed by conditions too."""
+        return self.candidates + sum(each["removed"] for each in self.removed.values())
 
 
 class RunFolder:

@@ -20,11 +20,23 @@ from screening.settings import CampaignSettings, write_settings
 
 if TYPE_CHECKING:
     from prototypes import CandidateSpace, Prototype
+    from screening.competitors import CompetitorPlan, GatheredCompetitors
     from screening.folder import Receipt
     from screening.model_card import Score
     from screening.model_library import ScreeningModel
+    from screening.references import References
 
-STAGES: Final = ("enumerate", "featurize", "irnet", "forest", "uncertainty", "write")
+STAGES: Final = (
+    "enumerate",
+    "chemistry",
+    "featurize",
+    "irnet",
+    "forest",
+    "uncertainty",
+    "hull",
+    "known",
+    "write",
+)
 """Stages that are timed on the workers."""
 
 
@@ -33,6 +45,8 @@ def identify(
     spaces: Sequence[CandidateSpace],
     pools: Mapping[str, tuple[int, ...]],
     model: ScreeningModel,
+    references: References | None,
+    plan: CompetitorPlan,
 ) -> dict[str, Any]:
     """Return what makes a campaign this one: everything that its numbers depend on."""
     return {
@@ -40,6 +54,13 @@ def identify(
         "prototypes": {space.prototype.name: space.prototype.geometry_hash() for space in spaces},
         "elements": {role: _name_pool(pool) for role, pool in pools.items()},
         "model": model.content_hash,
+        "references": None if references is None else references.sha256,
+        "competitors": {
+            space.prototype.name: space.prototype.geometry_hash() for space in plan.spaces
+        },
+        "compete": settings.compete,
+        "stable_within": settings.stable_within,
+        "require": list(settings.require),
         "device": str(settings.device),
         "precision": str(settings.precision),
         "shard_size": settings.shard_size,
@@ -128,6 +149,36 @@ def _describe_intervals(
     }
 
 
+def describe_competitors(
+    settings: CampaignSettings,
+    references: References | None,
+    plan: CompetitorPlan,
+    predicted: GatheredCompetitors | None = None,
+) -> dict[str, Any]:
+    """Return what the candidates compete with, for the manifest and the table's legend."""
+    described: dict[str, Any] = {
+        "stable_within_ev_per_atom": settings.stable_within,
+        "candidates_compete": settings.compete,
+        "predicted": dict(plan.counts),
+        "references": None,
+    }
+    if predicted is not None:
+        described |= {
+            "predicted_phases": predicted.phases,
+            "failures": [list(each) for each in predicted.failures],
+        }
+    if references is not None:
+        described["references"] = {
+            "file": str(references.path),
+            "sha256": references.sha256,
+            "entries": references.entries,
+            "phases": len(references.phases),
+            "functional": references.functional,
+            "notes": list(references.notes),
+        }
+    return described
+
+
 def describe_environment() -> dict[str, Any]:
     """Return versions and platform of the driver."""
     packages: dict[str, str | None] = {}
@@ -181,8 +232,37 @@ def restore_prototype(described: Mapping[str, Any]) -> Prototype:
     )
 
 
+def restore_spaces(
+    manifest: Mapping[str, Any],
+) -> tuple[tuple[CandidateSpace, ...], dict[str, tuple[int, ...]]]:
+    """Return the candidates of a campaign and the pool of every role, from its manifest."""
+    from prototypes import ATOMIC_NUMBERS, CandidateSpace
+
+    pools = {
+        role: tuple(ATOMIC_NUMBERS[symbol] for symbol in symbols)
+        for role, symbols in manifest["campaign"]["elements"].items()
+    }
+    prototypes = map(restore_prototype, manifest["prototypes"].values())
+    spaces = tuple(
+        CandidateSpace(prototype, {role: pools[role] for role in prototype.roles})
+        for prototype in prototypes
+    )
+    return spaces, pools
+
+
 def _freeze(value: Any) -> Any:
     return tuple(_freeze(each) for each in value) if isinstance(value, list) else value
+
+
+def sum_removed(receipts: Sequence[Receipt]) -> dict[str, dict[str, int]]:
+    """Return how many candidates each condition removed, and how many it did not apply to."""
+    total: dict[str, dict[str, int]] = {}
+    for receipt in receipts:
+        for text, numbers in receipt.removed.items():
+            into = total.setdefault(text, dict.fromkeys(numbers, 0))
+            for key, number in numbers.items():
+                into[key] += number
+    return total
 
 
 def sum_stages(receipts: Sequence[Receipt]) -> dict[str, dict[str, float]]:

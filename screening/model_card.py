@@ -57,6 +57,7 @@ class DataCard(_Closed):
         dropped: Rows that were read and not used, by reason.
         held_out_rows: Rows kept for the held-out metrics, of other formulas.
         sources: Where the data came from.
+        functional: How the energies were calculated, None if nobody said.
     """
 
     files: tuple[DataFileEntry, ...]
@@ -69,6 +70,7 @@ class DataCard(_Closed):
     dropped: dict[str, int]
     held_out_rows: int = Field(ge=0)
     sources: tuple[Source, ...]
+    functional: str | None = None
 
 
 class Score(_Closed):

@@ -57,6 +57,7 @@ class RankBy(StrEnum):
 DEFAULT_SHARD_SIZE: Final = 32_768
 DEFAULT_TOP: Final = 20
 DEFAULT_STABLE_WITHIN: Final = 0.05
+DEFAULT_COMPETITORS: Final = Competitors.BINARY
 
 
 def _one_or_many(value: object) -> object:
@@ -69,6 +70,7 @@ _CHOICES: Final[Mapping[str, type[StrEnum]]] = {
     "competitors": Competitors,
     "rank_by": RankBy,
 }
+
 
 def _with_underscores(value: object) -> object:
     return value.replace("-", "_") if isinstance(value, str) else value
@@ -126,6 +128,13 @@ class CampaignSettings(BaseModel):
     shard_size: int = Field(default=DEFAULT_SHARD_SIZE, ge=1, le=10_000_000)
     top: int = Field(default=DEFAULT_TOP, ge=1)
 
+    @property
+    def predicted_competitors(self) -> Competitors:
+        """Up to how many elements the model predicts competing phases; none with references."""
+        if self.references is not None:
+            return Competitors.NONE
+        return DEFAULT_COMPETITORS if self.competitors is None else self.competitors
+
 
 def count_cores() -> int:
     """Return the number of cores that this process may use."""
@@ -152,6 +161,12 @@ def read_settings(path: Path | None, flags: Mapping[str, object]) -> CampaignSet
         merged.pop("workers", None)
     if "workers" in given and "scheduler" not in given:
         merged.pop("scheduler", None)
+    if "references" in given:
+        merged.pop("competitors", None)
+        merged.pop("functional", None)
+    elif "competitors" in given:
+        merged.pop("references", None)
+        merged.pop("functional", None)
     merged |= given
     for key, remedy in (
         ("prototype", "give --prototype NAME (see: screening prototypes)"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -37,18 +37,20 @@ _FIRST_SITES: Final = ("site_A", "site_B", "site_X")
 def tabulate_shard(
     space: CandidateSpace,
     candidates: Candidates,
+    formulas: Sequence[str],
     scores: Scores,
     reasons: Mapping[int, str],
     model: ScreeningModel,
     *,
     placement: Placement | None,
-    described: Mapping[str, pa.Array],
+    described: pa.Table,
 ) -> pa.Table:
     """Return the table of a shard.
 
     Args:
         space: Space that the candidates belong to.
         candidates: The candidates.
+        formulas: Their reduced formulas.
         scores: Their scores; NaN for those that failed.
         reasons: Why they failed, by row.
         model: The model that scored them, which knows its training data.
@@ -73,7 +75,7 @@ def tabulate_shard(
     columns = {
         "prototype": pa.array([space.prototype.name] * rows, pa.string()),
         "candidate": pa.array(candidates.indices),
-        "formula": pa.array(space.formulas(numbers), pa.string()),
+        "formula": pa.array(formulas, pa.string()),
         **on_role,
         "formation_enthalpy_ev_per_atom": _round(scores.mean),
         "formation_enthalpy_std_ev_per_atom": _round(scores.std),
@@ -81,7 +83,7 @@ def tabulate_shard(
         "formation_enthalpy_high_ev_per_atom": _round(scores.high),
         "rf_formation_enthalpy_ev_per_atom": _round(scores.forest),
         **_tabulate_placement(placement, rows),
-        **described,
+        **dict(zip(described.column_names, described.columns, strict=True)),
         "applicability_distance": _round(scores.distance),
         "unseen_elements": _name_elements(numbers, unseen, symbols, " ", none=""),
         "imputed_elements": _name_elements(numbers, imputed, symbols, ",", none=None),
