@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from screening.columns import FAILED_CANDIDATES, RANKING, check_table
 from screening.errors import ConfigurationError, ScreeningError, suggest
+from screening.requirements import Requirement, apply_requirements
 from screening.settings import RankBy
 
 ONE_SIDED_90: Final = 1.2816
@@ -137,6 +138,7 @@ def select_candidates(
     containing: Sequence[str] = (),
     new: bool = False,
     prototypes: Sequence[str] = (),
+    requirements: Sequence[Requirement] = (),
     top: int | None = None,
 ) -> pa.Table:
     """Pick rows of a ranking; ranks stay those of the whole campaign.
@@ -144,8 +146,9 @@ def select_candidates(
     Args:
         ranking: Ranking to pick from.
         containing: Symbols that must all be in the compound.
-        new: Leave out compositions that are in the model's training data.
+        new: Leave out known compositions.
         prototypes: Only these prototypes; empty for all.
+        requirements: Conditions that all must be met.
         top: At most this many rows; None for all.
 
     Returns:
@@ -177,7 +180,10 @@ def select_candidates(
         keep &= _equals(ranking["prototype"], list(prototypes))
     if new:
         keep &= ~ranking["known"].to_numpy()
-    return ranking.filter(pa.array(keep)).slice(0, top)
+    chosen = ranking.filter(pa.array(keep))
+    if requirements:
+        chosen = chosen.filter(pa.array(apply_requirements(requirements, chosen)[0]))
+    return chosen.slice(0, top)
 
 
 def _read_shard(path: Path) -> pa.Table:

@@ -10,8 +10,8 @@ import pyarrow as pa
 from screening.composition_distance import pick_diverse, read_compositions
 
 DEFAULT_DISTANCE: Final = 2.0
-"""Least element mover's distance between the compounds of a shortlist: two perovskites may differ in
-one cation, but then by ten places on the modified Pettifor scale."""
+"""Least element mover's distance between the compounds of a shortlist: two perovskites may differ
+in one cation, but then by ten places on the modified Pettifor scale."""
 
 _FIRST_ROWS: Final = 2_048
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from math import isnan
 from typing import TYPE_CHECKING, Any, Final
 
 from rich.box import SIMPLE_HEAD
+from rich.cells import cell_len
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -21,9 +23,13 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
+from screening.settings import DEFAULT_STABLE_WITHIN, RankBy
+
 if TYPE_CHECKING:
     import pyarrow as pa
+    from rich.console import ConsoleOptions, JustifyMethod, RenderResult
 
+    from screening.comparison import Comparison
     from screening.folder import Receipt
 
 SECONDS_BETWEEN_LINES: Final = 5.0
@@ -34,6 +40,18 @@ MOST_SYMBOLS: Final = 20
 
 WIDTH_OF_FILES: Final = 120
 """Width of tables that go into a file or a pipe."""
+
+FOLDED: Final = 10
+"""Width, with the gap, that a column of long names may be folded to."""
+
+
+_ORDERS: Final = {
+    RankBy.P_STABLE: "probability of being stable, then energy above hull",
+    RankBy.ENERGY_ABOVE_HULL: "energy above hull",
+    RankBy.FORMATION_ENTHALPY: "formation enthalpy",
+    RankBy.UPPER_BOUND: "the energy above hull that nine in ten are to stay below",
+    RankBy.LOWER_BOUND: "the energy above hull that nine in ten are to exceed",
+}
 
 
 class CampaignProgress:
@@ -87,13 +105,13 @@ class CampaignProgress:
 
     def advance(self, receipt: Receipt) -> None:
         """Count the candidates of a finished shard."""
-        self._done += receipt.candidates
-        self._computed += receipt.candidates
+        self._done += receipt.enumerated
+        self._computed += receipt.enumerated
         now = time.monotonic()
         rate = self._computed / max(now - self._started, 1e-9)
         if self._row is not None:
             self._bar.update(self._row, completed=self._done, rate=f"{rate:,.0f}")
-        finished = self._done == self._total and receipt.candidates > 0
+        finished = self._done == self._total and receipt.enumerated > 0
         if self._live or (now - self._spoken < SECONDS_BETWEEN_LINES and not finished):
             return
         self._spoken = now
@@ -142,69 +160,247 @@ def open_stdout() -> Console:
     return Console(width=None if sys.stdout.isatty() else WIDTH_OF_FILES, markup=False)
 
 
-def draw_ranking(rows: pa.Table, title: str) -> Table:
+@dataclass(frozen=True)
+class _Column:
+    """A column of a drawn ranking.
+
+    Attributes:
+        header: Its header.
+        cells: Its cells.
+        meaning: What the legend says of it.
+        right: Whether to align it to the right.
+        leaves: When it leaves a table that is too wide: the lowest number first, 0 never.
+        folds: Whether its cells may be broken where that is not enough.
+        mixture: Whether its cells are mixtures of phases, which may go on in further lines.
+    """
+
+    header: str
+    cells: tuple[str, ...]
+    meaning: str = ""
+    right: bool = False
+    leaves: int = 0
+    folds: bool = False
+    mixture: bool = False
+
+    @property
+    def has_content(self) -> bool:
+        return any(cell not in ("", "-") for cell in self.cells)
+
+    @property
+    def width(self) -> int:
+        """Width that it needs at least, with no word broken."""
+        cells = [_break_mixture(cell, 0) if self.mixture else cell for cell in self.cells]
+        return max(cell_len(line) for text in (self.header, *cells) for line in text.split("\n"))
+
+
+@dataclass(frozen=True)
+class RankingTable:
+    """Rows of a ranking, which a rich console draws to its width.
+
+    Where it is too narrow, columns leave, which the legend says.
+
+    Attributes:
+        title: Title.
+        columns: All columns.
+        dim: Which rows are drawn dim.
+    """
+
+    title: str
+    columns: tuple[_Column, ...]
+    dim: tuple[bool, ...]
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        columns, width = list(self.columns), options.max_width
+        gap = 2 if _total_width(columns, 2) <= width else 1
+        gone = []
+        for column in sorted(columns, key=lambda each: each.leaves):
+            if column.leaves and _total_width(columns, gap) > width:
+                columns.remove(column)
+                gone.append(column)
+        spare = max(0, width - _total_width(columns, gap))
+        narrowest = sum(FOLDED if each.folds else each.width + gap for each in columns)
+        table = Table(
+            title=Text(self.title, style="table.title"),
+            title_justify="left",
+            box=SIMPLE_HEAD,
+            show_edge=False,
+            pad_edge=False,
+            padding=(0, gap - 1, 0, 0),
+        )
+        cells = []
+        for column in columns:
+            justify: JustifyMethod = "right" if column.right else "left"
+            whole = narrowest <= width and not column.folds
+            header = Text(column.header)
+            table.add_column(header, justify=justify, overflow="fold", no_wrap=whole)
+            room = column.width + spare
+            cells.append([_break_mixture(c, room) if column.mixture else c for c in column.cells])
+        for dim, row in zip(self.dim, zip(*cells, strict=True), strict=True):
+            table.add_row(*map(Text, row), style="dim" if dim else None)
+        yield table
+        legend = ["eV/atom, by IRNet", *(each.meaning for each in columns if each.meaning)]
+        if gone:
+            names = ", ".join(" ".join(column.header.split()) for column in gone)
+            legend.append(f"no room here for: {names}")
+        yield Text("; ".join(legend), style="table.caption")
+
+
+def draw_ranking(
+    rows: pa.Table,
+    title: str,
+    *,
+    hull: str = "the competing phases",
+    stable_within: float = DEFAULT_STABLE_WITHIN,
+) -> RankingTable:
     """Draw rows of a ranking, known compounds and unseen elements marked.
 
-    The calibrated interval takes the place of the members' spread where there is one.
+    Columns without content are left out, and a prototype that all rows share stands in the title.
 
     Args:
         rows: Rows of a ranking.
         title: Title of the table.
+        hull: The competing phases, to end "above the hull of".
+        stable_within: Energy above hull that counts as stable, eV/atom.
 
     Returns:
-        A rich table.
+        A table that fits itself to the width of the console.
     """
-    sites = [name for name in rows.column_names if name.startswith("site_")]
-    used = [name for name in sites if rows[name].null_count < len(rows)]
+    sites = [
+        name
+        for name in rows.column_names
+        if name.startswith("site_") and rows[name].null_count < len(rows)
+    ]
+    prototypes = rows["prototype"].unique().to_pylist()
     calibrated = rows["formation_enthalpy_low_ev_per_atom"].null_count < len(rows)
-    legend = (
-        "formation enthalpies in eV/atom: IRNet (mean of the members), "
-        f"{'[low, high] (calibrated 90 % interval)' if calibrated else '± (their spread)'}, RF "
-        "(Random Forest); known: the composition is in the model's training data"
-    )
-    if any(rows["unseen_elements"].to_pylist()):
-        legend += "; unseen X: the element X is not"
-    drawn = Table(
-        title=title,
-        title_justify="left",
-        caption=legend,
-        caption_justify="left",
-        box=SIMPLE_HEAD,
-        show_edge=False,
-        pad_edge=False,
-        padding=(0, 1, 0, 0),
-    )
-    drawn.add_column("rank", justify="right", no_wrap=True)
-    drawn.add_column("formula", no_wrap=True)
-    drawn.add_column(" ".join(name.removeprefix("site_") for name in used), overflow="fold")
-    drawn.add_column("prototype", overflow="fold")
-    drawn.add_column("IRNet", justify="right", no_wrap=True)
-    drawn.add_column("90 % interval" if calibrated else "±", justify="right", no_wrap=True)
-    drawn.add_column("RF", justify="right", no_wrap=True)
-    drawn.add_column("RF\nrank", justify="right", no_wrap=True)
-    drawn.add_column("", overflow="fold")
-    for row in rows.to_pylist():
-        notes = ["known"] if row["known"] else []
-        if row["unseen_elements"]:
-            notes.append(f"unseen {row['unseen_elements']}")
-        drawn.add_row(
-            f"{row['rank']:,}",
-            row["formula"],
-            " ".join(row[name] for name in used if row[name] is not None),
-            row["prototype"],
-            _written(row["formation_enthalpy_ev_per_atom"]),
-            format_interval(
-                row["formation_enthalpy_low_ev_per_atom"],
-                row["formation_enthalpy_high_ev_per_atom"],
-            )
-            if calibrated
-            else _written(row["formation_enthalpy_std_ev_per_atom"]),
-            _written(row["rf_formation_enthalpy_ev_per_atom"]),
-            "-" if row["rf_rank"] is None else f"{row['rf_rank']:,}",
-            Text(", ".join(notes)),
-            style="dim" if row["known"] else None,
+    on_hull = rows["energy_above_hull_ev_per_atom"].null_count < len(rows)
+    in_prototype = rows["known_in_prototype"].to_pylist()
+    drawn = rows.to_pylist()
+
+    def column(
+        header: str, write: Callable[[dict[str, Any]], str], meaning: str = "", **options: Any
+    ) -> _Column:
+        return _Column(header, tuple(map(write, drawn)), meaning, **options)
+
+    columns = (
+        column("rank", lambda row: f"{row['rank']:,}", right=True),
+        column("formula", lambda row: row["formula"]),
+        column(
+            " ".join(name.removeprefix("site_") for name in sites),
+            lambda row: " ".join(row[name] for name in sites if row[name] is not None),
+        ),
+        column(
+            "prototype", lambda row: row["prototype"] if len(prototypes) > 1 else "", folds=True
+        ),
+        column(
+            "above hull",
+            _write_above_hull,
+            f"above hull: energy above the hull of {hull} ± standard deviation, negative below it",
+            right=True,
+        ),
+        column(
+            "p\nstable",
+            lambda row: _write_probability(row["p_stable"]),
+            f"p stable: probability of at most {stable_within:g} above it",
+            right=True,
+        ),
+        column(
+            "ΔHf",
+            lambda row: _written(row["formation_enthalpy_ev_per_atom"]),
+            "ΔHf: formation enthalpy",
+            right=True,
+            leaves=4 if on_hull else 0,
+        ),
+        column(
+            "90 % interval",
+            _write_interval,
+            "[low, high]: its calibrated interval",
+            right=True,
+            leaves=1,
         )
-    return drawn
+        if calibrated
+        else column(
+            "±",
+            lambda row: _written(row["formation_enthalpy_std_ev_per_atom"]),
+            "±: spread of the members",
+            right=True,
+            leaves=1,
+        ),
+        column(
+            "RF\nhull" if on_hull else "RF",
+            lambda row: _written(
+                row["rf_energy_above_hull_ev_per_atom"]
+                if on_hull
+                else row["rf_formation_enthalpy_ev_per_atom"]
+            ),
+            "RF: the same by the Random Forest",
+            right=True,
+        ),
+        column(
+            "RF\nrank",
+            lambda row: "-" if row["rf_rank"] is None else f"{row['rf_rank']:,}",
+            right=True,
+            leaves=3,
+        ),
+        column(
+            "known",
+            _mark_known,
+            "known: in the training data or among the references"
+            + ("; *: in another structure type" if False in in_prototype else ""),
+        ),
+        column(
+            "unseen",
+            lambda row: row["unseen_elements"],
+            "unseen: not in the training data",
+            folds=True,
+        ),
+        column("decomposes into", lambda row: row["decomposition"] or "-", leaves=2, mixture=True),
+    )
+    return RankingTable(
+        title=title if len(prototypes) != 1 else f"{title}, {prototypes[0]}",
+        columns=tuple(each for each in columns if each.has_content),
+        dim=tuple(row["known"] for row in drawn),
+    )
+
+
+def _write_above_hull(row: Mapping[str, Any]) -> str:
+    energy, std = row["energy_above_hull_ev_per_atom"], row["energy_above_hull_std_ev_per_atom"]
+    return _written(energy) if energy is None or std is None else f"{energy:.3f} ± {std:.3f}"
+
+
+def _write_interval(row: Mapping[str, Any]) -> str:
+    return format_interval(
+        row["formation_enthalpy_low_ev_per_atom"], row["formation_enthalpy_high_ev_per_atom"]
+    )
+
+
+def _write_probability(probability: float | None) -> str:
+    """A probability in hundredths that says neither never nor always."""
+    if probability is None:
+        return "-"
+    if probability < 0.005:
+        return "<0.01"
+    return ">0.99" if probability >= 0.995 else f"{probability:.2f}"
+
+
+def _mark_known(row: Mapping[str, Any]) -> str:
+    if not row["known"]:
+        return ""
+    return (row["known_id"] or "yes") + ("*" if row["known_in_prototype"] is False else "")
+
+
+def _break_mixture(mixture: str, width: int) -> str:
+    """Break a mixture of phases into lines between the phases only."""
+    lines: list[str] = []
+    for phase in mixture.split(" + "):
+        if lines and cell_len(lines[-1]) + len(" + ") + cell_len(phase) <= width:
+            lines[-1] += f" + {phase}"
+        else:
+            lines.append(f"+ {phase}" if lines else phase)
+    return "\n".join(lines)
+
+
+def _total_width(columns: Sequence[_Column], gap: int) -> int:
+    return sum(column.width for column in columns) + gap * (len(columns) - 1)
 
 
 def format_interval(low: float | None, high: float | None) -> str:
@@ -212,6 +408,70 @@ def format_interval(low: float | None, high: float | None) -> str:
     if low is None or high is None or isnan(low) or isnan(high):
         return "-"
     return f"[{low:.2f}, {high:.2f}]"
+
+
+def describe_order(rank_by: RankBy, order: RankBy) -> str:
+    """Say what a ranking goes by.
+
+    Args:
+        rank_by: What was asked for.
+        order: What it goes by, from `screening.rank.find_order`.
+
+    Returns:
+        A sentence.
+    """
+    if order is rank_by:
+        return f"Ranked by {_ORDERS[order]}."
+    if order is RankBy.FORMATION_ENTHALPY:
+        reason = "no hull was computed"
+    elif rank_by is RankBy.P_STABLE:
+        reason = "the model was never calibrated"
+    else:
+        reason = "the model was never calibrated and has a single member"
+    return f"Ranked by {_ORDERS[order]}, not by {_ORDERS[rank_by]}: {reason}."
+
+
+def describe_comparison(comparison: Comparison) -> list[str]:
+    """Say how far IRNet and the Random Forest agree, and where not.
+
+    Args:
+        comparison: From `screening.comparison`.
+
+    Returns:
+        Sentences, one per line.
+    """
+    correlations = [
+        f"{value:.3f} ({name})"
+        for name, value in (
+            ("formation enthalpy", comparison.enthalpy_correlation),
+            ("energy above hull", comparison.hull_correlation),
+        )
+        if value is not None
+    ]
+    lines = []
+    if correlations:
+        lines.append(f"IRNet and the Random Forest: rank correlation {', '.join(correlations)}.")
+    if comparison.overlaps:
+        shared = ", ".join(
+            f"{each.shared:,} of the top {each.top:,}" for each in comparison.overlaps
+        )
+        lines.append(f"They share {shared}.")
+    if (stable := comparison.stable) is not None:
+        lines.append(
+            f"At most {stable.within_ev_per_atom:g} eV/atom above the hull: {stable.irnet:,} by "
+            f"IRNet, {stable.forest:,} by the Random Forest, {stable.both:,} by both."
+        )
+    if comparison.disagreements:
+        lines.append(
+            f"Of the {comparison.among} best of either they disagree most on ({comparison.energy}, "
+            "eV/atom):"
+        )
+    lines += [
+        f"  {each.formula} ({each.prototype}): IRNet {each.irnet_ev_per_atom:.3f}, rank "
+        f"{each.rank:,}; Random Forest {each.forest_ev_per_atom:.3f}, rank {each.rf_rank:,}"
+        for each in comparison.disagreements
+    ]
+    return lines
 
 
 def describe_intervals(intervals: Mapping[str, Any] | str, model: str) -> list[str]:
@@ -254,19 +514,25 @@ def _judge_coverage(measured: Mapping[str, float], level: float) -> str:
     return "."
 
 
-def warn_of_bias(errors: Mapping[str, Mapping[str, Any] | None]) -> list[str]:
-    """Say plainly what a ranking by enthalpy is worth.
+def warn_of_bias(
+    errors: Mapping[str, Mapping[str, Any] | None], *, hull: bool = False
+) -> list[str]:
+    """Say plainly what a ranking is worth.
 
     Args:
         errors: For each prototype the model's measured errors, as the manifest has them, or None
             where nothing was measured.
+        hull: Whether the ranking has energies above hull.
 
     Returns:
         Sentences, one per line.
     """
     lines = [
-        "Warning: formation enthalpy alone is not stability. A compound is stable only if no mix "
-        "of competing phases lies lower; these are candidates, not discoveries."
+        "These are candidates, not discoveries: where a competing phase is missing from the hull, "
+        "a compound looks more stable than it is."
+        if hull
+        else "Warning: formation enthalpy alone is not stability. A compound is stable only if no "
+        "mix of competing phases lies lower; these are candidates, not discoveries."
     ]
     for prototype, error in errors.items():
         if error is None:
@@ -286,3 +552,28 @@ def warn_of_bias(errors: Mapping[str, Mapping[str, Any] | None]) -> list[str]:
 
 def _written(energy: float | None) -> str:
     return "-" if energy is None else f"{energy:.3f}"
+
+
+def describe_requirements(removed: Mapping[str, Mapping[str, int]]) -> list[str]:
+    """Say how many candidates each requirement removed.
+
+    Args:
+        removed: As the manifest has it: for the text of each requirement, how many candidates it
+            `removed` of those that the ones before it had left, and how many have no value there
+            (`not_applicable`): they stay, unless the text demands a value with `!`.
+
+    Returns:
+        Sentences, one per line.
+    """
+    lines = []
+    for text, counts in removed.items():
+        line = f"required {text}: {counts['removed']:,} candidates removed"
+        if counts["not_applicable"]:
+            without = f"{counts['not_applicable']:,}"
+            line += (
+                f", {without} of them without a value"
+                if text.endswith("!")
+                else f"; it does not apply to {without}, which stay"
+            )
+        lines.append(f"{line}.")
+    return lines

@@ -22,6 +22,7 @@ from screening.rank import (
     rank_candidates,
     select_candidates,
 )
+from screening.requirements import parse_requirement
 from screening.settings import RankBy
 
 
@@ -250,6 +251,16 @@ def test_selection_keeps_the_ranks_of_the_campaign(tmp_path: Path) -> None:
     assert ranks(containing=["Na"]) == [3, 4]
     assert ranks(containing=["Na", "Li"]) == [3]
     assert ranks(prototypes=["B2"], containing=["F"], new=True) == [2]
+
+    def require(*texts: str) -> list[int]:
+        return ranks(requirements=[parse_requirement(text) for text in texts])
+
+    assert require("formation_enthalpy_ev_per_atom >= 1") == [2, 3, 4]
+    assert require("formation_enthalpy_ev_per_atom >= 1", "rank < 4") == [2, 3]
+    assert require("charge_neutral") == [1, 2, 3, 4]  # null: the rule does not apply
+    assert require("charge_neutral!") == []
+    wanted = [parse_requirement("not known")]
+    assert ranks(requirements=wanted, containing=["F"], top=1) == [2]
 
 
 def test_selection_names_the_nearest(tmp_path: Path) -> None:

@@ -8,23 +8,53 @@ import pytest
 from rich.console import Console
 
 from prototypes import element_pool
+from screening.comparison import Comparison, Disagreement, Overlap, StableCounts
 from screening.enumerate import Shard
 from screening.folder import Receipt
+from screening.settings import RankBy
 from screening.terminal import (
     CampaignProgress,
+    describe_comparison,
     describe_intervals,
+    describe_order,
     describe_pools,
+    describe_requirements,
     draw_ranking,
     open_stdout,
     warn_of_bias,
 )
 
 ROW: dict[str, Any] = {
-    "rank": 1234, "formula": "NaCl", "prototype": "B2", "formation_enthalpy_ev_per_atom": -1.98765,
-    "formation_enthalpy_std_ev_per_atom": None, "rf_formation_enthalpy_ev_per_atom": None,
-    "formation_enthalpy_low_ev_per_atom": None, "formation_enthalpy_high_ev_per_atom": None,
-    "rf_rank": None, "known": True, "unseen_elements": "",
+    "rank": 1234, "formula": "TbLuO3", "prototype": "perovskite",
+    "site_A": "Tb", "site_B": "Lu", "site_X": "O", "site_D": None,
+    "energy_above_hull_ev_per_atom": -0.02134, "energy_above_hull_std_ev_per_atom": 0.0456,
+    "p_stable": 0.934, "decomposition": "0.5 Tb2O3 + 0.5 Lu2O3",
+    "formation_enthalpy_ev_per_atom": -3.99612, "formation_enthalpy_std_ev_per_atom": 0.0334,
+    "formation_enthalpy_low_ev_per_atom": -4.0849, "formation_enthalpy_high_ev_per_atom": -3.9,
+    "rf_energy_above_hull_ev_per_atom": 0.012, "rf_formation_enthalpy_ev_per_atom": -3.9837,
+    "rf_rank": 1217, "known": False, "known_id": None, "known_in_prototype": None,
+    "unseen_elements": "",
 }  # fmt: skip
+KNOWN = {"known": True, "known_id": "mp-12345", "known_in_prototype": True}
+WITHOUT_HULL = dict.fromkeys(
+    (
+        "energy_above_hull_ev_per_atom", "energy_above_hull_std_ev_per_atom", "p_stable",
+        "decomposition", "rf_energy_above_hull_ev_per_atom",
+    )
+)  # fmt: skip
+WITHOUT_INTERVALS = dict.fromkeys(
+    ("formation_enthalpy_low_ev_per_atom", "formation_enthalpy_high_ev_per_atom")
+)
+
+
+def draw(*rows: dict[str, Any], width: int = 120, **options: Any) -> list[str]:
+    """Lines of a drawn table, runs of spaces as one."""
+    output = io.StringIO()
+    console = Console(width=width, file=output)
+    console.print(draw_ranking(pa.Table.from_pylist(rows), "Top", **options))
+    lines = output.getvalue().splitlines()
+    assert max(map(len, lines)) <= width
+    return [" ".join(line.split()) for line in lines]
 
 
 def test_the_default_pool_says_what_it_leaves_out() -> None:
@@ -39,58 +69,164 @@ def test_pools_are_named_by_role() -> None:
     assert lines[1] == "elements on X: 2 (O S)"
 
 
+def legend(lines: list[str]) -> str:
+    start = next(number for number, line in enumerate(lines) if line.startswith("eV/atom"))
+    return " ".join(lines[start:])
+
+
+def test_table_shows_what_a_chemist_acts_on() -> None:
+    lines = draw(ROW, ROW | KNOWN | {"rank": 20}, width=130, hull="two phases", stable_within=0.07)
+    assert lines[0] == "Top, perovskite"
+    assert lines[1:3] == [
+        "p RF RF",
+        "rank formula A B X above hull stable ΔHf 90 % interval hull rank known decomposes into",
+    ]
+    numbers = "-0.021 ± 0.046 0.93 -3.996 [-4.08, -3.90] 0.012 1,217"
+    assert lines[4] == f"1,234 TbLuO3 Tb Lu O {numbers} 0.5 Tb2O3 + 0.5 Lu2O3"
+    assert lines[5] == f"20 TbLuO3 Tb Lu O {numbers} mp-12345 0.5 Tb2O3 + 0.5 Lu2O3"
+    assert "above the hull of two phases ± standard deviation" in legend(lines)
+    assert "probability of at most 0.07 above it" in legend(lines)
+    assert "known: in the training data or among the references" in legend(lines)
+    assert "unseen" not in legend(lines)
+    assert "structure type" not in legend(lines)
+
+
+@pytest.mark.parametrize("width", range(50, 131, 10))
+def test_a_narrow_table_says_what_it_leaves_out(width: int) -> None:
+    rows = [ROW, ROW | KNOWN | {"rank": 12345, "prototype": "cubic_perovskite"}]
+    lines = draw(*rows, width=width)
+    text = " ".join(lines)
+    headers = {
+        "90 % interval": "[-4.08, -3.90]", "decomposes into": "0.5 Tb2O3", "RF rank": "1,217",
+        "ΔHf": "-3.996",
+    }  # fmt: skip
+    left_out = legend(lines).partition("no room here for: ")[2].split(", ")
+    assert left_out == list(headers)[: len(left_out)] or left_out == [""]
+    for header, value in headers.items():
+        assert (value in text) == (header not in left_out)
+    assert width <= 100 or len(left_out) < 3
+    if width >= 70:
+        for value in ("12,345", "TbLuO3", "Tb Lu O", "-0.021 ± 0.046", "0.93", "0.012", "mp-12345"):
+            assert sum(value in line for line in lines) >= 1
+
+
+def test_a_decomposition_breaks_between_phases_only() -> None:
+    mixture = "0.25 Ba4Ti11O26 + 0.3333 Na4Ti3(FeO4)2 + 0.5 NaLuO2 + Na2O"
+    rows = [ROW | KNOWN | {"decomposition": mixture, "rank": number} for number in (1, 2)]
+    lines = draw(*rows, width=118)
+    phases = [f"+ {phase}" for phase in mixture.split(" + ")]
+    for phase in (phases[0][2:], *phases[1:]):
+        assert sum(phase in line for line in lines) == 2
+    assert sum(mixture in line for line in draw(*rows, width=160)) == 2
+
+
+@pytest.mark.parametrize(
+    ("probability", "shown"),
+    [(0.0, "<0.01"), (0.004, "<0.01"), (0.005, "0.01"), (0.994, "0.99"), (0.995, ">0.99"),
+     (1.0, ">0.99")],
+)  # fmt: skip
+def test_no_probability_is_certain(probability: float, shown: str) -> None:
+    assert f" {shown} -3.996" in draw(ROW | {"p_stable": probability})[4]
+
+
 def test_table_marks_known_and_unseen() -> None:
-    output = io.StringIO()
-    console = Console(width=120, file=output)
-    rows = [ROW, ROW | {"known": False, "unseen_elements": "Pa", "rf_rank": 7}]
-    console.print(draw_ranking(pa.Table.from_pylist(rows), "title"))
-    lines = [line for line in output.getvalue().splitlines() if "NaCl" in line]
-    assert "1,234" in lines[0]
-    assert "-1.988" in lines[0]
-    assert "known" in lines[0]
-    assert "known" not in lines[1]
-    assert "unseen Pa" in lines[1]
+    lines = draw(
+        ROW | KNOWN | {"known_in_prototype": False},
+        ROW | KNOWN | {"known_id": None, "known_in_prototype": None},
+        ROW | {"unseen_elements": "Pu Np"},
+        width=140,
+    )
+    assert "1,217 mp-12345* 0.5" in lines[4]
+    assert "1,217 yes 0.5" in lines[5]
+    assert "1,217 Pu Np 0.5" in lines[6]
+    assert "*: in another structure type" in legend(lines)
+    assert "unseen: not in the training data" in legend(lines)
+
+
+def test_known_rows_are_dim() -> None:
+    table = draw_ranking(pa.Table.from_pylist([ROW, ROW | KNOWN]), "")
+    assert table.dim == (False, True)
 
 
 @pytest.mark.parametrize("width", [80, 120])
-def test_table_fits_a_terminal(width: int) -> None:
-    output = io.StringIO()
-    row = ROW | {
-        "rank": 20, "formula": "KMgF3", "prototype": "cubic_perovskite",
-        "site_A": "K", "site_B": "Mg", "site_X": "F", "rf_rank": 16,
-        "formation_enthalpy_std_ev_per_atom": 0.0334, "rf_formation_enthalpy_ev_per_atom": -3.2184,
-    }  # fmt: skip
-    rows = pa.Table.from_pylist([row, row | {"unseen_elements": "Pa", "known": False}])
-    Console(width=width, file=output).print(draw_ranking(rows, "title"))
-    lines = [" ".join(line.split()) for line in output.getvalue().splitlines()]
-    assert lines[1:3] == ["RF", "rank formula A B X prototype IRNet ± RF rank"]
-    assert "20 KMgF3 K Mg F cubic_perovskite -1.988 0.033 -3.218 16 known" in lines
-    assert "20 KMgF3 K Mg F cubic_perovskite -1.988 0.033 -3.218 16 unseen Pa" in lines
+def test_without_a_hull_enthalpies_stand_side_by_side(width: int) -> None:
+    row = ROW | WITHOUT_HULL
+    lines = draw(row, row | {"prototype": "B2", "rf_rank": None}, width=width)
+    assert lines[1:3] == ["RF", "rank formula A B X prototype ΔHf 90 % interval RF rank"]
+    assert lines[4] == "1,234 TbLuO3 Tb Lu O perovskite -3.996 [-4.08, -3.90] -3.984 1,217"
+    assert lines[5] == "1,234 TbLuO3 Tb Lu O B2 -3.996 [-4.08, -3.90] -3.984 -"
+    assert "hull" not in legend(lines)
+    spread = draw(row | WITHOUT_INTERVALS, width=width)
+    assert spread[4] == "1,234 TbLuO3 Tb Lu O -3.996 0.033 -3.984 1,217"
+    assert "±: spread of the members" in legend(spread)
 
 
-@pytest.mark.parametrize("width", [96, 100])
-def test_intervals_stand_beside_the_prediction(width: int) -> None:
-    output = io.StringIO()
-    row = ROW | {
-        "rank": 12345, "formula": "KMgF3", "prototype": "cubic_perovskite", "rf_rank": 16789,
-        "site_A": "K", "site_B": "Mg", "site_X": "F", "known": False, "unseen_elements": "Pu Np",
-        "formation_enthalpy_low_ev_per_atom": -2.4049,
-        "formation_enthalpy_high_ev_per_atom": 1.0451, "rf_formation_enthalpy_ev_per_atom": -3.2184,
-    }  # fmt: skip
-    Console(width=width, file=output).print(draw_ranking(pa.Table.from_pylist([row]), "title"))
-    lines = [" ".join(line.split()) for line in output.getvalue().splitlines()]
-    row_text = "12,345 KMgF3 K Mg F cubic_perovskite -1.988 [-2.40, 1.05] -3.218 16,789 unseen Pu"
-    assert any(line.startswith(row_text) for line in lines)
-    assert "90 % interval" in output.getvalue()
-    assert "±" not in output.getvalue()
+def test_without_a_standard_deviation_there_is_no_sign_of_one() -> None:
+    row = ROW | {"energy_above_hull_std_ev_per_atom": None, "p_stable": None}
+    lines = draw(row, width=140)
+    assert "Tb Lu O -0.021 -3.996" in lines[4]
+    assert "stable" not in lines[2]
 
 
 def test_brackets_are_text(capsys: pytest.CaptureFixture[str]) -> None:
-    row = ROW | {"prototype": "mine[old]", "formation_enthalpy_low_ev_per_atom": -2.4}
-    open_stdout().print(draw_ranking(pa.Table.from_pylist([row]), "title"))
+    rows = [ROW | {"prototype": "mine[old]"}, ROW | {"prototype": "mine[bold]"}]
+    assert "mine[bold]" in " ".join(draw(*rows))
+    open_stdout().print(draw_ranking(pa.Table.from_pylist(rows), "of [old]"))
     shown = " ".join(capsys.readouterr().out.split())
     assert "mine[old]" in shown
-    assert "[low, high] (calibrated 90 % interval)" in shown
+    assert "of [old]" in shown
+    assert "[-4.08, -3.90]" in shown
+
+
+def test_no_rows_are_drawn_as_none() -> None:
+    empty = pa.Table.from_pylist([ROW]).slice(0, 0)
+    Console(file=io.StringIO()).print(draw_ranking(empty, "Top 0"))
+
+
+def test_order_says_what_it_goes_by_and_why() -> None:
+    assert describe_order(RankBy.P_STABLE, RankBy.P_STABLE) == (
+        "Ranked by probability of being stable, then energy above hull."
+    )
+    for asked, used, reason in (
+        (RankBy.P_STABLE, RankBy.ENERGY_ABOVE_HULL, "the model was never calibrated."),
+        (RankBy.UPPER_BOUND, RankBy.ENERGY_ABOVE_HULL, "calibrated and has a single member."),
+        (RankBy.P_STABLE, RankBy.FORMATION_ENTHALPY, "no hull was computed."),
+    ):
+        assert describe_order(asked, used).endswith(reason)
+    assert "not by probability" in describe_order(RankBy.P_STABLE, RankBy.FORMATION_ENTHALPY)
+
+
+def test_comparison_is_told_in_sentences() -> None:
+    comparison = Comparison(
+        candidates=5550, enthalpy_correlation=0.98123, hull_correlation=0.5,
+        overlaps=(Overlap(10, 4, 0.02), Overlap(1000, 801, 180.2)),
+        stable=StableCounts(0.05, irnet=1812, forest=640, both=590),
+        energy="energy above hull", among=100,
+        disagreements=(Disagreement("CsHO3", "perovskite", 4883, 4, 0.6412, -0.727),),
+    )  # fmt: skip
+    lines = describe_comparison(comparison)
+    assert "0.981 (formation enthalpy), 0.500 (energy above hull)" in lines[0]
+    assert lines[1] == "They share 4 of the top 10, 801 of the top 1,000."
+    assert "1,812 by IRNet, 640 by the Random Forest, 590 by both" in lines[2]
+    assert "100 best" in lines[3]
+    assert lines[4] == (
+        "  CsHO3 (perovskite): IRNet 0.641, rank 4,883; Random Forest -0.727, rank 4"
+    )
+    bare = Comparison(1, None, None, (), None, "formation enthalpy", 100, ())
+    assert describe_comparison(bare) == []
+
+
+def test_requirements_say_what_they_removed() -> None:
+    removed = {
+        "charge_neutral": {"removed": 3210, "not_applicable": 41},
+        "electronegativity_order!": {"removed": 51, "not_applicable": 40},
+        "p_stable >= 0.5": {"removed": 0, "not_applicable": 0},
+    }
+    assert describe_requirements(removed) == [
+        "required charge_neutral: 3,210 candidates removed; it does not apply to 41, which stay.",
+        "required electronegativity_order!: 51 candidates removed, 40 of them without a value.",
+        "required p_stable >= 0.5: 0 candidates removed.",
+    ]
 
 
 def test_notes_on_intervals_give_the_measured_coverage() -> None:
@@ -134,6 +270,16 @@ def test_warning_gives_the_measured_bias() -> None:
     assert "0.12 eV/atom too negative (too stable)" in lines[1]
     assert "spinel" in lines[2]
     assert "never measured" in lines[2]
+    with_hull = warn_of_bias({"B2": error, "spinel": None}, hull=True)
+    assert "not stability" not in with_hull[0]
+    assert "missing from the hull" in with_hull[0]
+    assert with_hull[1:] == lines[1:]
+
+
+def make_receipt(number: int, candidates: int, removed: int = 0) -> Receipt:
+    gone = {"charge_neutral": {"removed": removed, "not_applicable": 0}}
+    shard = Shard(number, "B2", 40 * number, 40 * (number + 1))
+    return Receipt(shard, candidates, 0, gone, {}, "", "cpu", "float32", "host")
 
 
 def test_progress_counts_only_what_this_run_computes(capsys: pytest.CaptureFixture[str]) -> None:
@@ -141,8 +287,8 @@ def test_progress_counts_only_what_this_run_computes(capsys: pytest.CaptureFixtu
         progress.begin({"B2": 100}, {"A": (3, 11)}, done=60)
         progress.watch_at("http://127.0.0.1:8787/status")
         progress._started -= 4.0
-        progress.advance(Receipt(Shard(0, "B2", 0, 40), 40, 0, {}, "", "cpu", "float32", "host"))
-        progress.advance(Receipt(Shard(1, "B2", 40, 80), 0, 0, {}, "", "cpu", "float32", "host"))
+        progress.advance(make_receipt(0, 10, removed=30))
+        progress.advance(make_receipt(1, 0))
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 5  # a shard without candidates is no news
     assert lines[0] == "100 candidates: B2 100"
