@@ -54,8 +54,8 @@ class Mixtures:
             eV/atom, shape (m, c).
         members: Rows of the phases in the optimum of column 0, -1 for a pure element or where
             there is none, shape (m, k).
-        fractions: Share of the atoms that belongs to each member; where `members` is -1 it belongs
-            to an element (`elements`), shape (m, k).
+        fractions: Share of the atoms that belongs to each member, largest first; where `members` is
+            -1 it belongs to an element (`elements`), shape (m, k).
         elements: Atomic numbers of pure elements in the optimum of column 0, 0 elsewhere,
             shape (m, k), uint8.
         references: Number of competing phases in the chemical system with its subsystems, without
@@ -135,7 +135,7 @@ def write_decompositions(
         amounts: Atoms of each, whole numbers, shape (k,) or (m, k).
 
     Returns:
-        The m sums, such as "0.5 La2O3 + 0.5 Al2O3": formula units of each phase for one reduced
+        The m sums, such as "0.5 Al2O3 + 0.5 La2O3": formula units of each phase for one reduced
         formula unit of the composition, the phase with most atoms first.
     """
     if not len(mixtures):
@@ -312,7 +312,7 @@ def _minimise(
         mixtures.energies[rows, column] = (amounts * energies[system[:, None], basis]).sum(axis=1)
         if column == 0:
             kept = np.where(amounts > _SMALLEST_SHARE, amounts, 0.0)
-            order = np.argsort(-kept, axis=1, kind="stable")
+            order = np.lexsort((basis, -np.round(kept, 9)), axis=1)
             kept = np.take_along_axis(kept, order, axis=1)
             slots = np.take_along_axis(basis, order, axis=1)
             pure = np.where(slots < size, block.numbers[system[:, None], slots % size], 0)
