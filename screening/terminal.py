@@ -61,15 +61,17 @@ class CampaignProgress:
         self._console = Console(stderr=True)
         self._live = sys.stderr.isatty()
         self._bar = Progress(
-            TextColumn("candidates"),
+            TextColumn("{task.description}"),
             BarColumn(),
             MofNCompleteColumn(),
-            TextColumn("{task.fields[rate]} candidates/s"),
+            TextColumn("{task.fields[rate]}"),
             TimeRemainingColumn(),
             console=self._console,
             disable=not self._live,
         )
         self._row: TaskID | None = None
+        self._of_competitors: TaskID | None = None
+        self._competitors = self._predicted = 0
         self._total = self._done = self._computed = 0
         self._started = self._spoken = time.monotonic()
 
@@ -92,7 +94,9 @@ class CampaignProgress:
         if done:
             self._say(f"going on: {done:,} of {self._total:,} candidates are finished already")
         self._bar.start()
-        self._row = self._bar.add_task("", total=self._total, completed=done, rate="-")
+        self._row = self._bar.add_task(
+            "candidates", total=self._total, completed=done, rate="- candidates/s"
+        )
 
     def note(self, sentence: str) -> None:
         """Say something."""
@@ -103,6 +107,26 @@ class CampaignProgress:
         self._say(f"dashboard: {dashboard}")
         self._started = time.monotonic()
 
+    def begin_competitors(self, counts: Mapping[str, int], left: int, tasks: int) -> None:
+        """Say which competing phases are predicted first, `left` of so many tasks still to do."""
+        self._competitors, self._predicted = tasks, tasks - left
+        self._say(
+            f"competing phases to predict first: {sum(counts.values()):,} of {len(counts)} "
+            "structure types"
+        )
+        self._bar.start()
+        self._of_competitors = self._bar.add_task(
+            "competing phases", total=tasks, completed=tasks - left, rate=""
+        )
+
+    def advance_competitors(self) -> None:
+        """Count a finished task of competing phases."""
+        self._predicted += 1
+        if self._of_competitors is not None:
+            self._bar.update(self._of_competitors, completed=self._predicted)
+        if self._speaks(last=self._predicted == self._competitors):
+            self._say(f"competing phases: {self._predicted:,} of {self._competitors:,} tasks")
+
     def advance(self, receipt: Receipt) -> None:
         """Count the candidates of a finished shard."""
         self._done += receipt.enumerated
@@ -110,16 +134,22 @@ class CampaignProgress:
         now = time.monotonic()
         rate = self._computed / max(now - self._started, 1e-9)
         if self._row is not None:
-            self._bar.update(self._row, completed=self._done, rate=f"{rate:,.0f}")
-        finished = self._done == self._total and receipt.enumerated > 0
-        if self._live or (now - self._spoken < SECONDS_BETWEEN_LINES and not finished):
+            self._bar.update(self._row, completed=self._done, rate=f"{rate:,.0f} candidates/s")
+        if not self._speaks(last=self._done == self._total and receipt.enumerated > 0):
             return
-        self._spoken = now
         left = (self._total - self._done) / max(rate, 1e-9)
         self._say(
             f"{self._done:,} of {self._total:,} candidates, {rate:,.0f} candidates/s, "
             f"{left:,.0f} s left"
         )
+
+    def _speaks(self, last: bool) -> bool:
+        """Say whether it is time for a line of progress, which the last step always is."""
+        now = time.monotonic()
+        if self._live or (now - self._spoken < SECONDS_BETWEEN_LINES and not last):
+            return False
+        self._spoken = now
+        return True
 
     def _say(self, sentence: str) -> None:
         self._console.print(sentence, highlight=False, soft_wrap=True, markup=False)

@@ -295,3 +295,15 @@ def test_progress_counts_only_what_this_run_computes(capsys: pytest.CaptureFixtu
     assert lines[2] == "going on: 60 of 100 candidates are finished already"
     assert lines[3] == "dashboard: http://127.0.0.1:8787/status"
     assert lines[4] == "100 of 100 candidates, 10 candidates/s, 0 s left"
+
+
+def test_competing_phases_are_counted_before_candidates(capsys: pytest.CaptureFixture[str]) -> None:
+    with CampaignProgress() as progress:
+        progress.begin_competitors({"rocksalt": 1000, "fluorite": 234}, left=2, tasks=3)
+        progress.advance_competitors()
+        progress.advance_competitors()
+        progress.begin({"B2": 10}, {"A": (3, 11)}, done=0)
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == "competing phases to predict first: 1,234 of 2 structure types"
+    assert lines[1] == "competing phases: 3 of 3 tasks"
+    assert lines[2] == "10 candidates: B2 10"
