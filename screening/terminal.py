@@ -131,8 +131,7 @@ class CampaignProgress:
         """Count the candidates of a finished shard."""
         self._done += receipt.enumerated
         self._computed += receipt.enumerated
-        now = time.monotonic()
-        rate = self._computed / max(now - self._started, 1e-9)
+        rate = self._computed / max(time.monotonic() - self._started, 1e-9)
         if self._row is not None:
             self._bar.update(self._row, completed=self._done, rate=f"{rate:,.0f} candidates/s")
         if not self._speaks(last=self._done == self._total and receipt.enumerated > 0):
