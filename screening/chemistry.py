@@ -39,9 +39,9 @@ BARTEL_LIMIT: Final = 4.18
 """Perovskites have a smaller tau (Bartel et al., Sci. Adv. 5, eaav0693, 2019)."""
 
 ION_FORMERS: Final = frozenset("O S Se F Cl Br I".split())
-"""Where one of these is the most electronegative element, a compound without a balanced assignment
-of charges is called not neutral; elsewhere (nitrides, phosphides, intermetallics, ...) the rule
-does not tell stable from unstable compounds, and gives no verdict."""
+"""Where one of these is the most electronegative element, a compound without a neutral assignment
+of charges is called not neutral; elsewhere (nitrides, phosphides, intermetallics, ...) the lack of
+one does not speak against a compound, and the rule gives no verdict."""
 
 TOXIC: Final = frozenset("Be As Se Cd Sb Hg Tl Pb U".split())
 """Elements whose compounds have a group entry with acute toxicity, carcinogenicity or reproductive
@@ -109,7 +109,8 @@ class Chemistry:
         amounts: Atoms of each element in a formula unit, shape (k,).
         charges: Charge on all atoms of each element in a formula unit, shape (m, k), int64; 0 where
             nothing was assigned.
-        assigned: Whether there is a neutral assignment of plausible oxidation states, shape (m,).
+        assigned: Whether there is a neutral assignment of plausible oxidation states, shape (m,);
+            where none is expected, only one in order counts.
         expected: Whether there should be one: the most electronegative element is one of
             `ION_FORMERS`, shape (m,).
         ordered: Whether in the assignment all positive ions are less electronegative than all
@@ -129,6 +130,14 @@ class Chemistry:
     goldschmidt: NDArray[np.float64]
     bartel: NDArray[np.float64]
     likely_metal: NDArray[np.bool_]
+
+
+def plausible_states() -> dict[str, tuple[int, ...]]:
+    """Return the oxidation states that each element may have in an assignment, by symbol."""
+    return {
+        SYMBOLS[z - 1]: tuple((np.flatnonzero(_tables().weights[z]) + _LOWEST).tolist())
+        for z in range(1, _LAST_Z + 1)
+    }
 
 
 def perovskite_roles(prototype: Prototype) -> tuple[int, int, int] | None:
@@ -162,7 +171,7 @@ def describe_chemistry(
     charges = np.zeros((rows, roles), np.int64)
     assigned, ordered = np.zeros(rows, np.bool_), np.zeros(rows, np.bool_)
     last = _most_electronegative(numbers)
-    hard = _is_one_of(_HARD_ANIONS)[last]
+    expected, hard = _is_one_of(ION_FORMERS)[last] & (roles > 1), _is_one_of(_HARD_ANIONS)[last]
     nonmetal: NDArray[np.bool_] = np.all(_is_one_of(_NONMETALS)[numbers], axis=1)
     negative = np.any(_tables().weights[:, :-_LOWEST] > 0, axis=1)
     ionic = np.flatnonzero(np.any(negative[numbers], axis=1)) if roles > 1 else np.arange(0)
@@ -170,8 +179,10 @@ def describe_chemistry(
         part = ionic[start : start + _BLOCK]
         charges[part], assigned[part], ordered[part] = _assign_charges(numbers[part], reduced)
         nonmetal[part] |= assigned[part] & hard[part]
-        unsure = part[~nonmetal[part]]
+        unsure = part[ordered[part] & ~nonmetal[part]]
         nonmetal[unsure] = _has_closed_shells(numbers[unsure], reduced)
+    assigned &= ordered | expected
+    charges[~assigned] = 0
     goldschmidt, bartel = np.full(rows, np.nan), np.full(rows, np.nan)
     if perovskite is not None and rows:
         goldschmidt, bartel = _tolerance_factors(numbers, charges, reduced, perovskite)
@@ -180,7 +191,7 @@ def describe_chemistry(
         reduced,
         charges,
         assigned,
-        _is_one_of(ION_FORMERS)[last] & (roles > 1),
+        expected,
         ordered,
         goldschmidt,
         bartel,
