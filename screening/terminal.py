@@ -42,8 +42,10 @@ WIDTH_OF_FILES: Final = 120
 """Width of tables that go into a file or a pipe."""
 
 FOLDED: Final = 10
-"""Width, with the gap, that a column of long names may be folded to."""
+"""Width that a column of long names may be folded to."""
 
+LEAVE_UNFOLDED: Final = 2
+"""Columns up to this place leave a narrow table before long names are folded."""
 
 _ORDERS: Final = {
     RankBy.P_STABLE: "probability of being stable, then energy above hull",
@@ -199,7 +201,7 @@ class _Column:
         meaning: What the legend says of it.
         right: Whether to align it to the right.
         leaves: When it leaves a table that is too wide: the lowest number first, 0 never.
-        folds: Whether its cells may be broken where that is not enough.
+        folds: Whether its cells are long names, which may be broken.
         mixture: Whether its cells are mixtures of phases, which may go on in further lines.
     """
 
@@ -243,11 +245,12 @@ class RankingTable:
         gap = 2 if _total_width(columns, 2) <= width else 1
         gone = []
         for column in sorted(columns, key=lambda each: each.leaves):
-            if column.leaves and _total_width(columns, gap) > width:
+            folded = column.leaves > LEAVE_UNFOLDED
+            if column.leaves and _total_width(columns, gap, folded=folded) > width:
                 columns.remove(column)
                 gone.append(column)
         spare = max(0, width - _total_width(columns, gap))
-        narrowest = sum(FOLDED if each.folds else each.width + gap for each in columns)
+        fits = _total_width(columns, gap, folded=True) <= width
         table = Table(
             title=Text(self.title, style="table.title"),
             title_justify="left",
@@ -259,9 +262,12 @@ class RankingTable:
         cells = []
         for column in columns:
             justify: JustifyMethod = "right" if column.right else "left"
-            whole = narrowest <= width and not column.folds
-            header = Text(column.header)
-            table.add_column(header, justify=justify, overflow="fold", no_wrap=whole)
+            table.add_column(
+                Text(column.header),
+                justify=justify,
+                overflow="fold",
+                no_wrap=fits and not column.folds,
+            )
             room = column.width + spare
             cells.append([_break_mixture(c, room) if column.mixture else c for c in column.cells])
         for dim, row in zip(self.dim, zip(*cells, strict=True), strict=True):
@@ -316,6 +322,7 @@ def draw_ranking(
         column(
             " ".join(name.removeprefix("site_") for name in sites),
             lambda row: " ".join(row[name] for name in sites if row[name] is not None),
+            leaves=7,
         ),
         column(
             "prototype", lambda row: row["prototype"] if len(prototypes) > 1 else "", folds=True
@@ -363,6 +370,7 @@ def draw_ranking(
             ),
             "RF: the same by the Random Forest",
             right=True,
+            leaves=5,
         ),
         column(
             "RF\nrank",
@@ -375,6 +383,7 @@ def draw_ranking(
             _mark_known,
             "known: in the training data or among the references"
             + ("; *: in another structure type" if False in in_prototype else ""),
+            leaves=6,
         ),
         column(
             "unseen",
@@ -428,8 +437,10 @@ def _break_mixture(mixture: str, width: int) -> str:
     return "\n".join(lines)
 
 
-def _total_width(columns: Sequence[_Column], gap: int) -> int:
-    return sum(column.width for column in columns) + gap * (len(columns) - 1)
+def _total_width(columns: Sequence[_Column], gap: int, *, folded: bool = False) -> int:
+    """Width of a table, long names in full or folded."""
+    widths = [min(c.width, FOLDED) if folded and c.folds else c.width for c in columns]
+    return sum(widths) + gap * (len(columns) - 1)
 
 
 def format_interval(low: float | None, high: float | None) -> str:
