@@ -192,6 +192,14 @@ def test_ranking_again_is_ranking_by_something_else(tmp_path: Path) -> None:
     assert rank_again(by_enthalpy, [""], RankBy.ENERGY_ABOVE_HULL).equals(by_hull)
 
 
+@pytest.mark.parametrize("rank_by", RankBy)
+def test_nothing_to_rank_is_an_empty_ranking(rank_by: RankBy, tmp_path: Path) -> None:
+    for rows in ([], [{"formation_enthalpy_ev_per_atom": None, "reason": "not finite"}]):
+        ranking = rank(rows, tmp_path, rank_by)
+        assert len(ranking) == 0
+        assert find_order(ranking, rank_by) is rank_by
+
+
 def test_what_only_shards_hold_stays_there(tmp_path: Path) -> None:
     names = rank([{}], tmp_path, RankBy.P_STABLE).column_names
     assert "member_1_ev_per_atom" not in names
