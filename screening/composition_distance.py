@@ -10,7 +10,6 @@ distributions, which is exact and needs no optimisation.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -21,6 +20,7 @@ from scipy.spatial import cKDTree
 
 from prototypes import ATOMIC_NUMBERS, SYMBOLS
 from screening.errors import InputDataError
+from screening.phases import count_atoms
 
 MODIFIED_PETTIFOR = (
     "He Ne Ar Kr Xe Rn Fr Cs Rb K Na Li Ra Ba Sr Ca Eu Yb Lu Tm Y Er Ho Dy Tb Gd Sm Pm Nd Pr Ce "
@@ -34,7 +34,6 @@ Marques, New J. Phys. 18, 093011 (2016). Neighbours differ by 1."""
 SAME = 1e-9
 """Compositions that are nearer than this are one composition, and the rest is rounding."""
 
-_TOKEN = re.compile(r"([A-Z][a-z]?)(\d+(?:\.\d+)?)?|(\()|\)(\d+(?:\.\d+)?)?")
 _BINS = 5
 _FIRST_NEIGHBOURS = 8
 _PAIRS_AT_ONCE = 1 << 16
@@ -112,7 +111,7 @@ def read_compositions(
     Raises:
         InputDataError: One is no formula.
     """
-    read = [_read_formula(formula) for formula in formulas]
+    read = [count_atoms(formula) for formula in formulas]
     width = max(map(len, read), default=0)
     numbers = np.zeros((len(read), width), dtype=np.uint8)
     amounts = np.zeros((len(read), width))
@@ -319,38 +318,6 @@ def _summarise(compositions: Compositions) -> NDArray[np.float64]:
         overlap = np.clip(np.minimum(ends, high) - np.maximum(begins, low), 0.0, None)
         averages[:, share] = (overlap * compositions.places).sum(axis=1)
     return averages
-
-
-def _read_formula(formula: str) -> dict[int, float]:
-    composition: dict[int, float] = {}
-    group: dict[int, float] | None = None
-    end = 0
-    for token in _TOKEN.finditer(formula):
-        symbol, amount, opening, times = token.groups()
-        if token.start() != end or (symbol and symbol not in ATOMIC_NUMBERS):
-            break
-        end = token.end()
-        if symbol:
-            into = composition if group is None else group
-            number = ATOMIC_NUMBERS[symbol]
-            into[number] = into.get(number, 0.0) + float(amount or 1)
-        elif opening:
-            if group is not None:
-                break
-            group = {}
-        else:
-            if group is None:
-                break
-            for number, inside in group.items():
-                total = composition.get(number, 0.0) + inside * float(times or 1)
-                composition[number] = total
-            group = None
-    else:
-        if end == len(formula) and group is None and min(composition.values(), default=0.0) > 0:
-            return composition
-    raise InputDataError(
-        f"{formula!r} is not a chemical formula. Write elements with amounts, such as Ca3(PO4)2."
-    )
 
 
 @cache
