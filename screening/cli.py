@@ -16,6 +16,7 @@ from typer.core import TyperGroup
 
 import screening
 from screening import (
+    commands_backtest,
     commands_calibration,
     commands_campaign,
     commands_models,
@@ -81,6 +82,7 @@ commands_prototypes.register(app)
 commands_structures.register(app)
 commands_training.register(app)
 commands_calibration.register(app)
+commands_backtest.register(app)
 commands_training.register_page(commands_models.register(app))
 
 

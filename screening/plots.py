@@ -1,4 +1,4 @@
-"""Plots as SVG text: learning curves, reliability of the intervals, distribution of the errors.
+"""Plots as SVG text: learning curves, reliability, errors, and what a ranking finds.
 
 Lines of text and axes take the colour of the surrounding page (``currentColor``), so that a plot
 reads on light and dark ground. Nothing here touches the global state of matplotlib's pyplot.
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+    from screening.discovery_metrics import ReliabilityBin
     from screening.model_card import Reliability
 
 INK = "#0b0c0d"
@@ -30,6 +31,9 @@ STYLES = ("-", "--", "-.", ":")
 
 WIDTH, HEIGHT = 6.4, 3.8
 """Inches."""
+
+MOST_POINTS = 400
+"""Of a curve of discoveries: more are not told apart."""
 
 LOWEST_ERROR = 1e-4
 """Errors below this share of the largest are drawn at it: the axis is logarithmic."""
@@ -121,6 +125,85 @@ def plot_errors(errors: Mapping[str, NDArray[np.float64]], unit: str = "eV/atom"
     axes.set_ylim(0, 1)
     _add_legend(axes)
     return _to_svg(figure, "errors")
+
+
+def plot_discoveries(found: Mapping[str, NDArray[np.integer[Any]]], name: str = "found") -> str:
+    """Stable compounds found against calculations spent, beside a perfect and a random order.
+
+    Args:
+        found: For each ranking the stable compounds among its first k, shape (n + 1,); all rank
+            the same compounds.
+        name: What the ids in the SVG begin with.
+
+    Returns:
+        SVG text; thousands of points are thinned out.
+    """
+    figure, axes = _new_figure("DFT calculations spent", "stable compounds found")
+    curves = list(found.values())
+    compounds, stable = len(curves[0]) - 1, int(curves[0][-1])
+    axes.plot(
+        [0, stable, compounds],
+        [0, stable, stable],
+        color=INK,
+        linewidth=0.9,
+        alpha=0.7,
+        label="perfect order",
+    )
+    spent = np.unique(np.linspace(0, compounds, num=min(compounds, MOST_POINTS) + 1).round())
+    for number, (label, curve) in enumerate(found.items()):
+        axes.plot(
+            spent,
+            curve[spent.astype(np.int64)],
+            color=COLOURS[number % len(COLOURS)],
+            linestyle=STYLES[number % len(STYLES)],
+            linewidth=1.6,
+            label=_plain(label),
+        )
+    axes.plot(
+        [0, compounds], [0, stable], color=INK, linewidth=0.9, alpha=0.4, label="random order"
+    )
+    axes.set_xlim(0, compounds)
+    axes.set_ylim(0, stable * 1.02)
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_formatter("{x:,.0f}")
+    _add_legend(axes)
+    return _to_svg(figure, name)
+
+
+def plot_probabilities(
+    bins: Mapping[str, Sequence[ReliabilityBin]], name: str = "probabilities"
+) -> str:
+    """Promised probability of being stable against the share that is.
+
+    Args:
+        bins: Reliability diagram of each predictor; bars are 95 % intervals of the share.
+        name: What the ids in the SVG begin with.
+
+    Returns:
+        SVG text. Below the diagonal the probabilities promise too much.
+    """
+    figure, axes = _new_figure("probability of being stable", "share that is stable")
+    axes.plot([0, 1], [0, 1], color=INK, linewidth=0.8, alpha=0.6, label="as promised")
+    for number, (label, parts) in enumerate(bins.items()):
+        observed = np.array([part.observed for part in parts])
+        ends = np.array([(part.observed_low, part.observed_high) for part in parts])
+        axes.errorbar(
+            [part.promised for part in parts],
+            observed,
+            yerr=np.abs(ends - observed[:, None]).T,
+            color=COLOURS[number % len(COLOURS)],
+            linestyle=STYLES[number % len(STYLES)],
+            linewidth=1.4,
+            elinewidth=1.0,
+            capsize=2.5,
+            marker="o",
+            markersize=3.5,
+            label=_plain(label),
+        )
+    axes.set_xlim(0, 1)
+    axes.set_ylim(0, 1)
+    _add_legend(axes)
+    return _to_svg(figure, name)
 
 
 def _new_figure(x_label: str, y_label: str) -> tuple[Figure, Axes]:
