@@ -13,8 +13,8 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
-from itertools import permutations
-from math import ceil
+from itertools import groupby, permutations
+from math import ceil, gcd
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -429,15 +429,12 @@ def gather_competitors(
     earlier = _read_gathered(tasks)
     if earlier is not None:
         return earlier
-    folder = tasks[0].folder
-    phases: Phases | None = None
+    kept: dict[tuple[int, ...], Phases] = {}
     decorations = 0
     failures: list[tuple[str, str]] = []
-    for name in plan.counts:
-        parts = [] if phases is None else [phases]
-        for task in tasks:
-            if task.shard.prototype != name:
-                continue
+    for _, of_type in groupby(tasks, key=lambda task: task.shard.prototype):
+        parts = []
+        for task in of_type:
             receipt = _read_receipt(task)
             if receipt is None:
                 raise ScreeningError(
@@ -447,12 +444,18 @@ def gather_competitors(
             decorations += receipt.decorations
             failures += receipt.failures
             parts.append(Phases.load(_part_path(task)))
-        phases = drop_beaten(Phases.join(parts), plan.own)
-    if phases is None or decorations != plan.total:
+        amounts = task.space.prototype.amounts
+        stoichiometry = tuple(sorted(amount // gcd(*amounts) for amount in amounts))
+        if stoichiometry in kept:
+            parts.append(kept[stoichiometry])
+        kept[stoichiometry] = drop_beaten(Phases.join(parts), plan.own)
+    if decorations != plan.total:
         raise ScreeningError(
             f"the plan has {plan.total} decorations of competing phases, but the parts hold "
             f"{decorations}; please report this as a bug"
         )
+    phases = Phases.join(list(kept.values()))
+    folder = tasks[0].folder
     path = folder / _PHASES
     phases.save(path)
     content = {
@@ -483,20 +486,27 @@ def drop_beaten(phases: Phases, own: frozenset[str]) -> Phases:
     Returns:
         The others.
     """
-    columns = np.column_stack([phases.systems.view(np.int64), phases.fractions.view(np.int64)])
-    _, composition = np.unique(columns, axis=0, return_inverse=True)
-    composition = composition.reshape(-1)
+    if not len(phases):
+        return phases
+    keys = [*phases.fractions.T, phases.systems]
+    by_key = np.lexsort(keys)
+    new = np.zeros(len(phases), dtype=bool)
+    for key in keys:
+        new[1:] |= key[by_key[1:]] != key[by_key[:-1]]
+    composition = np.empty(len(phases), dtype=np.int64)
+    composition[by_key] = np.cumsum(new)
+    starts = np.concatenate([[0], np.flatnonzero(new)])
+    sizes = np.diff(starts, append=len(phases))
+    place_in_group = np.arange(len(phases)) - np.repeat(starts, sizes)
     foreign = ~np.isin(phases.labels, sorted(own))
     matters = np.zeros(len(phases), dtype=bool)
     for energies in phases.energies.T:
         order = np.lexsort((energies, composition))
-        grouped = composition[order]
-        first = np.searchsorted(grouped, grouped)
-        place = np.empty(len(phases), dtype=np.int64)
-        place[order] = np.arange(len(phases)) - first
-        lowest = np.full(composition.max(initial=-1) + 1, np.inf)
-        np.minimum.at(lowest, composition[foreign], energies[foreign])
-        matters |= (energies < 0) & (place < 2) & (energies <= lowest[composition])
+        ordered = energies[order]
+        lowest = np.minimum.reduceat(np.where(foreign[order], ordered, np.inf), starts)
+        matters[order] |= (
+            (ordered < 0) & (place_in_group < 2) & (ordered <= np.repeat(lowest, sizes))
+        )
     return phases.select(matters)
 
 

@@ -297,6 +297,10 @@ def test_dropping_beaten_phases_changes_no_mixture(seed: int) -> None:
     np.testing.assert_allclose(after.energies, before.energies, atol=1e-9)
 
 
+def test_nothing_is_dropped_from_nothing() -> None:
+    assert len(drop_beaten(Phases.of([], np.empty((0, 2))), frozenset())) == 0
+
+
 def test_a_candidate_does_not_compete_with_itself_but_with_its_other_decorations() -> None:
     prototype: Prototype = find_prototype("cubic_perovskite")
     numbers = np.array([[20, 22, 8], [22, 20, 8]], dtype=np.uint8)
