@@ -31,7 +31,7 @@ RECORD_NAME: Final = "backtest.json"
 FOUND_NAME: Final = "found.svg"
 PROBABILITIES_NAME: Final = "probabilities.svg"
 
-CURVE_POINTS: Final = 100
+CURVE_POINTS: Final = 50
 """Points of a curve in the record."""
 
 _GROUND: Final = 'style="background:#ffffff;color:#0b0c0d" '
@@ -297,6 +297,8 @@ def _record(result: BacktestResult) -> dict[str, Any]:
 
 
 def _record_score(score: DiscoveryScore) -> dict[str, Any]:
+    from irnet import metrics
+
     counts = score.counts
     derived = (
         *("rows", "stable", "selected", "prevalence", "precision", "recall"),
@@ -310,7 +312,10 @@ def _record_score(score: DiscoveryScore) -> dict[str, Any]:
         "truth": score.truth,
         "counts": asdict(counts) | {name: _finite(getattr(counts, name)) for name in derived},
         "roc_auc": _finite(score.roc_auc),
-        "precision_at": {str(first): value for first, value in score.precision_at.items()},
+        "precision_at": {
+            str(first): asdict(metrics.proportion(round(value * first), first))
+            for first, value in score.precision_at.items()
+        },
         "acceleration_at": {
             str(first): _finite(value / counts.prevalence if counts.stable else np.nan)
             for first, value in score.precision_at.items()
@@ -321,7 +326,7 @@ def _record_score(score: DiscoveryScore) -> dict[str, Any]:
         and _record_errors(asdict(score.errors_near_hull)),
         "probabilities": score.probabilities and asdict(score.probabilities),
     }
-    if score.group == ALL_ROWS:
+    if score.group == ALL_ROWS and score.truth == "label":
         record["curve"] = {"spent": spent.tolist(), "found": score.found[spent].tolist()}
     return record
 
