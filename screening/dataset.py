@@ -26,8 +26,12 @@ from screening.errors import InputDataError, suggest
 from screening.features.schema import FEATURES
 from screening.model_card import hash_file
 from screening.structures import STRUCTURE_COLUMNS, read_structure_table
+from screening.training_table import read_structure_types
 
 DEFAULT_TARGET = "formation_energy_per_atom"
+STRUCTURE_TYPE_COLUMN = "structure_type"
+"""Names of prototypes, for the model to say in which types a composition is known."""
+
 CROSS_CHECK_COLUMN = "dE_matbench"
 CROSS_CHECK_TOLERANCE = 0.02
 """eV/atom: rows whose energy differs more than this from an independent table are dropped."""
@@ -86,6 +90,8 @@ class TrainingSet:
         sources: The files that were read.
         dropped: Number of rows left out, by reason.
         weights: Sample weights, shape (n,), none negative; None where all rows weigh the same.
+        structure_types: Structure type of each row as `screening.training_table` names it, "" for
+            none of the program's prototypes, None where that is not known; None for all unknown.
     """
 
     ids: tuple[str, ...]
@@ -96,6 +102,7 @@ class TrainingSet:
     sources: tuple[DataFile, ...]
     dropped: Mapping[str, int] = field(default_factory=dict)
     weights: FloatArray | None = None
+    structure_types: tuple[str | None, ...] | None = None
 
     def __len__(self) -> int:
         """Number of rows."""
@@ -123,6 +130,11 @@ class TrainingSet:
             features=None if self.features is None else self.features[rows],
             dropped=dict(dropped),
             weights=None if self.weights is None else self.weights[rows],
+            structure_types=(
+                None
+                if self.structure_types is None
+                else tuple(self.structure_types[i] for i in rows)
+            ),
         )
 
     def content_hash(self) -> str:
@@ -382,6 +394,13 @@ def _read_weights(column: pd.Series[Any], ids: Sequence[str], path: Path) -> Flo
     return weights
 
 
+def _read_types(column: pd.Series[Any], path: Path) -> list[str | None]:
+    names = [
+        None if missing else str(name) for name, missing in zip(column, column.isna(), strict=True)
+    ]
+    return read_structure_types(names, path)
+
+
 def _columns(path: Path) -> list[str]:
     try:
         return [str(name) for name in pq.read_schema(path).names]
@@ -395,12 +414,15 @@ def _read_file(path: Path, protocol: Protocol) -> TrainingSet:
     light_columns = ["id", protocol.target, *([protocol.weights] if protocol.weights else [])]
     needed = ["formula"] if has_features else list(STRUCTURE_COLUMNS)
     require_columns(columns, [*light_columns, *needed], path)
-    optional = [CROSS_CHECK_COLUMN] if CROSS_CHECK_COLUMN in columns else []
+    optional = [name for name in (CROSS_CHECK_COLUMN, STRUCTURE_TYPE_COLUMN) if name in columns]
     light = pd.read_parquet(path, columns=list(dict.fromkeys([*light_columns, *optional])))
     source = DataFile(path.name, hash_file(path), len(light))
     ids = light["id"].astype(str).tolist()
     target = read_energies(light[protocol.target], path)
     weights = _read_weights(light[protocol.weights], ids, path) if protocol.weights else None
+    types = (
+        _read_types(light[STRUCTURE_TYPE_COLUMN], path) if STRUCTURE_TYPE_COLUMN in light else None
+    )
 
     dropped: Counter[str] = Counter()
     keep = np.ones(len(light), dtype=bool)
@@ -419,7 +441,7 @@ def _read_file(path: Path, protocol: Protocol) -> TrainingSet:
             f"{first!r}. Remove them, or count and drop them with --drop-missing-energies."
         )
     drop(missing, "no energy")
-    if optional and protocol.cross_check_tolerance is not None:
+    if CROSS_CHECK_COLUMN in light and protocol.cross_check_tolerance is not None:
         difference = light[CROSS_CHECK_COLUMN].abs().to_numpy(dtype=np.float64)
         tolerance = protocol.cross_check_tolerance
         drop(
@@ -442,6 +464,7 @@ def _read_file(path: Path, protocol: Protocol) -> TrainingSet:
             (source,),
             dict(dropped),
             None if weights is None else weights[rows],
+            None if types is None else tuple(types[i] for i in rows),
         )
 
     structures, failures = read_structure_table(path)
@@ -463,6 +486,7 @@ def _read_file(path: Path, protocol: Protocol) -> TrainingSet:
         (source,),
         dict(dropped),
         None if weights is None else weights[rows],
+        None if types is None else tuple(types[i] for i in rows),
     )
 
 
@@ -482,4 +506,11 @@ def _concatenate(parts: Sequence[TrainingSet]) -> TrainingSet:
         tuple(source for part in parts for source in part.sources),
         dict(dropped),
         np.concatenate(weights) if weights else None,
+        _concatenate_types(parts),
     )
+
+
+def _concatenate_types(parts: Sequence[TrainingSet]) -> tuple[str | None, ...] | None:
+    if all(part.structure_types is None for part in parts):
+        return None
+    return tuple(name for part in parts for name in part.structure_types or (None,) * len(part))

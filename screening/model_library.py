@@ -1,26 +1,22 @@
 """Models on disk: a folder with an ensemble, a forest, the formulas it knows, and a card.
 
 A model folder holds ``card.json``, ``ensemble/`` (networks), ``forest.safetensors`` (where there is
-one), ``training.safetensors`` (64-bit hashes of the reduced formulas it was trained on) and, once
-calibrated, ``uncertainty.safetensors`` (intervals and distances). Models that come with the program
-lie in ``screening/models`` and are called by name.
+one), ``training.parquet`` (the compositions it was trained on) and, once calibrated,
+``uncertainty.safetensors`` (intervals and distances). Models that come with the program lie in
+``screening/models`` and are called by name.
 """
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-from numpy.typing import NDArray
-
-from screening.columns import written_atomically
 from screening.errors import ModelError, suggest
 from screening.features.schema import FEATURES
 from screening.model_card import CARD_NAME, Card, hash_file, read_card
+from screening.training_table import TrainingTable
 
 if TYPE_CHECKING:
     from irnet import Ensemble, Forest
@@ -28,7 +24,9 @@ if TYPE_CHECKING:
 
 ENSEMBLE_NAME = "ensemble"
 FOREST_NAME = "forest.safetensors"
-FORMULAS_NAME = "training.safetensors"
+FORMULAS_NAME = "training.parquet"
+FORMER_FORMULAS_NAME = "training.safetensors"
+"""Held hashes of the formulas instead, in models of version 0.1.0."""
 UNCERTAINTY_NAME = "uncertainty.safetensors"
 REFERENCE_NAME = "reference.safetensors"
 """Sample of the training features that `screening train` leaves for `screening calibrate`."""
@@ -50,71 +48,6 @@ NOT_CALIBRATED = (
 
 
 @dataclass(frozen=True)
-class TrainingFormulas:
-    """The reduced formulas that a model was trained on, as a set that can only be asked.
-
-    Attributes:
-        hashes: First 64 bits of each formula's BLAKE2b hash, ascending, shape (n,), uint64. Among
-            a million other formulas the odds that one is taken for known are 1 in 10^9.
-    """
-
-    hashes: NDArray[np.uint64]
-
-    def __len__(self) -> int:
-        """Number of formulas."""
-        return len(self.hashes)
-
-    @classmethod
-    def of(cls, formulas: Iterable[str]) -> "TrainingFormulas":
-        """The set of these reduced formulas (pymatgen's convention)."""
-        return cls(np.unique(_hash_formulas(list(formulas))))
-
-    def contains(self, formulas: Sequence[str]) -> NDArray[np.bool_]:
-        """Which of the formulas are in the set.
-
-        Args:
-            formulas: Reduced formulas in pymatgen's convention, length m.
-
-        Returns:
-            Shape (m,).
-        """
-        asked = _hash_formulas(formulas)
-        if not len(self.hashes):
-            return np.zeros(len(asked), dtype=np.bool_)
-        place = np.minimum(np.searchsorted(self.hashes, asked), len(self.hashes) - 1)
-        return np.asarray(self.hashes[place] == asked)
-
-    def save(self, path: Path) -> None:
-        """Write the set as safetensors.
-
-        Raises:
-            OutputError: It cannot be written.
-        """
-        from safetensors.numpy import save
-
-        with written_atomically(path) as temporary:
-            temporary.write_bytes(save({"formula_hashes": self.hashes}, {"hash": "blake2b-64"}))
-
-    @classmethod
-    def load(cls, path: Path) -> "TrainingFormulas":
-        """Read a set that `save` wrote.
-
-        Raises:
-            ModelError: The file is missing or damaged.
-        """
-        from safetensors import SafetensorError
-        from safetensors.numpy import load_file
-
-        try:
-            hashes = load_file(str(path))["formula_hashes"]
-        except (OSError, SafetensorError, KeyError) as error:
-            raise ModelError(
-                f"{path} is missing or damaged ({error}). Get or train the model again."
-            ) from error
-        return cls(hashes.astype(np.uint64))
-
-
-@dataclass(frozen=True)
 class ScreeningModel:
     """A model ready to score.
 
@@ -123,7 +56,7 @@ class ScreeningModel:
         ensemble: The networks.
         forest: The Random Forest, None if the model has none.
         card: Its card.
-        training_formulas: The formulas it was trained on.
+        training_formulas: The compositions it was trained on.
         uncertainty: Its intervals and distances, None if it was never calibrated.
     """
 
@@ -131,7 +64,7 @@ class ScreeningModel:
     ensemble: "Ensemble"
     forest: "Forest | None"
     card: Card
-    training_formulas: TrainingFormulas
+    training_formulas: TrainingTable
     uncertainty: "Uncertainty | None" = None
 
     @property
@@ -181,8 +114,19 @@ def load_model(name_or_path: str | Path) -> ScreeningModel:
             uncertainty = Uncertainty.load(folder / UNCERTAINTY_NAME)
     except (IRNetError, OSError) as error:
         raise ModelError(f"cannot use the model {folder}: {error}") from error
-    formulas = TrainingFormulas.load(folder / FORMULAS_NAME)
+    formulas = _load_formulas(folder)
     return ScreeningModel(folder, ensemble, forest, card, formulas, uncertainty)
+
+
+def _load_formulas(folder: Path) -> TrainingTable:
+    path = folder / FORMULAS_NAME
+    if not path.exists() and (folder / FORMER_FORMULAS_NAME).exists():
+        raise ModelError(
+            f"{folder} was made by an older version, whose {FORMER_FORMULAS_NAME} does not say on "
+            "which compounds the model was trained. Train it again with the same command and "
+            "--overwrite."
+        )
+    return TrainingTable.load(path)
 
 
 def load_enthalpy_model(name_or_path: str | Path) -> ScreeningModel:
@@ -288,10 +232,3 @@ def model_files(folder: Path) -> tuple[Path, ...]:
     parts = [folder / name for name in names]
     parts += (folder / ENSEMBLE_NAME).glob("*")
     return tuple(sorted(path for path in parts if path.is_file()))
-
-
-def _hash_formulas(formulas: Sequence[str]) -> NDArray[np.uint64]:
-    digests = b"".join(
-        hashlib.blake2b(formula.encode(), digest_size=8).digest() for formula in formulas
-    )
-    return np.frombuffer(digests, dtype="<u8").astype(np.uint64)

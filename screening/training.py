@@ -59,13 +59,14 @@ from screening.model_library import (
     ENSEMBLE_NAME,
     ENTHALPY_UNIT,
     FOREST_NAME,
+    FORMER_FORMULAS_NAME,
     FORMULAS_NAME,
     REFERENCE_NAME,
     UNCERTAINTY_NAME,
-    TrainingFormulas,
     find_model,
 )
 from screening.settings import count_cores
+from screening.training_table import TrainingTable
 
 if TYPE_CHECKING:
     from irnet import Ensemble, Forest, Recipe
@@ -81,7 +82,15 @@ FINISHED_MEMBER = "member-{}/member.safetensors"
 """Where `irnet.train_ensemble` keeps a finished member in its folder of checkpoints."""
 
 SMALL_MODEL_FILES = frozenset(
-    {CARD_NAME, ENSEMBLE_NAME, FOREST_NAME, FORMULAS_NAME, REFERENCE_NAME, UNCERTAINTY_NAME}
+    {
+        CARD_NAME,
+        ENSEMBLE_NAME,
+        FOREST_NAME,
+        FORMER_FORMULAS_NAME,
+        FORMULAS_NAME,
+        REFERENCE_NAME,
+        UNCERTAINTY_NAME,
+    }
 )
 TRAINING_FILES = SMALL_MODEL_FILES | {REQUEST_NAME, HELD_OUT_NAME, WORK_NAME}
 """What a training writes into its folder."""
@@ -244,7 +253,12 @@ def train_model(
     with writing_to(request.out):
         reference = TrainingReference.fit(train.features, seed=request.seed)
         reference.save(request.out / REFERENCE_NAME)
-    formulas = TrainingFormulas.of(train.formulas)
+    formulas = TrainingTable.of(
+        train.formulas,
+        train.ids,
+        train.target if request.unit == ENTHALPY_UNIT else None,
+        train.structure_types,
+    )
     formulas.save(request.out / FORMULAS_NAME)
     scores: list[Score] = []
     if len(held):

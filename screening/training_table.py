@@ -6,10 +6,12 @@ candidates are known, under which identifier, at which energy and in which struc
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from string import ascii_uppercase
 from typing import Any, Final
 
 import numpy as np
@@ -172,23 +174,22 @@ class TrainingTable:
 
 
 def name_structure_type(prototype: Prototype) -> str | None:
-    """The name of a prototype's structure type, the same for all names of the prototype.
+    """The name of a prototype's structure type, the same for all prototypes of that type.
 
     Args:
         prototype: Any prototype.
 
     Returns:
-        Its AFLOW label, followed by ``:`` and the reference compound where several prototypes share
-        the label; the name of a built-in prototype without a label; None for a user's own.
+        Its AFLOW label with the elements in order of amount and Wyckoff letters, followed by ``:``
+        and the reference compound where several types share the label; the name of a built-in
+        prototype without a label; None for a user's own.
 
     Example:
         >>> from prototypes import find_prototype
-        >>> name_structure_type(find_prototype("B2"))
-        'AB_cP2_221_b_a'
+        >>> name_structure_type(find_prototype("perovskite"))
+        'ABC3_oP20_62_a_c_cd'
     """
-    if prototype.exact and prototype.name in BUILT_IN:
-        return prototype.aflow_label or prototype.name
-    return prototype.name if prototype.aflow_label else None
+    return _name_type(prototype.name, prototype.aflow_label)
 
 
 def read_structure_types(names: Sequence[str | None], path: Path) -> list[str | None]:
@@ -207,13 +208,29 @@ def read_structure_types(names: Sequence[str | None], path: Path) -> list[str | 
     """
     types: dict[str | None, str | None] = {None: None, "": ""}
     for record in list_prototypes():
-        built_in = record.exact and record.name in BUILT_IN
-        types[record.name] = (record.aflow_label if built_in else None) or record.name
-    for name in dict.fromkeys(names):
-        if name not in types:
-            hint = suggest(str(name), [known for known in types if known]) or "."
+        name = _name_type(record.name, record.aflow_label)
+        types[record.name] = types[name] = name
+    for wanted in dict.fromkeys(names):
+        if wanted not in types:
+            hint = suggest(str(wanted), [known for known in types if known]) or "."
             raise InputDataError(
-                f"{path}: the column structure_type holds {name!r}, which is no prototype that "
+                f"{path}: the column structure_type holds {wanted!r}, which is no prototype that "
                 f"`screening prototypes` lists{hint}"
             )
-    return [types[name] for name in names]
+    return [types[wanted] for wanted in names]
+
+
+def _name_type(name: str, aflow_label: str | None) -> str | None:
+    """Name of a structure type from a prototype's name and its label."""
+    if aflow_label is None:
+        return name if name in BUILT_IN else None
+    formula, pearson, group, *letters = aflow_label.split("_")
+    amounts = [int(amount or 1) for amount in re.findall(r"[A-Z](\d*)", formula)]
+    order = sorted(range(len(letters)), key=lambda place: (amounts[place], letters[place]))
+    written = "".join(
+        symbol + (str(amounts[place]) if amounts[place] > 1 else "")
+        for symbol, place in zip(ascii_uppercase, order, strict=False)
+    )
+    label = "_".join([written, pearson, group, *(letters[place] for place in order)])
+    compound = name.partition(":")[2] if name.startswith(f"{aflow_label}:") else ""
+    return f"{label}:{compound}" if compound else label

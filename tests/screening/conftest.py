@@ -27,12 +27,8 @@ def build_tiny_model(folder: Path) -> Path:
     from screening.features.prototype import PrototypeFeaturizer
     from screening.features.schema import FEATURES
     from screening.model_card import Card, DataCard, TrainingCard, write_card
-    from screening.model_library import (
-        ENSEMBLE_NAME,
-        FOREST_NAME,
-        FORMULAS_NAME,
-        TrainingFormulas,
-    )
+    from screening.model_library import ENSEMBLE_NAME, FOREST_NAME, FORMULAS_NAME
+    from screening.training_table import TrainingTable
 
     prototype = find_prototype("cubic_perovskite")
     pool = element_pool("Li,Na,K,Rb,Cs,Mg,Ca,Ti,Fe,Al,O,S,F,Cl")
@@ -58,7 +54,7 @@ def build_tiny_model(folder: Path) -> Path:
     few = ForestParameters(n_estimators=10, max_depth=10)
     forest = fit_forest(features, energies, FEATURES, search=False, parameters=few)
     forest.save(folder / FOREST_NAME)
-    TrainingFormulas.of(KNOWN).save(folder / FORMULAS_NAME)
+    TrainingTable.of(KNOWN).save(folder / FORMULAS_NAME)
     write_card(
         Card(
             name="tiny",

@@ -7,8 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from prototypes import find_prototype
 from screening import model_library
@@ -18,16 +16,17 @@ from screening.model_card import DataFileEntry, Evaluation, Score
 from screening.model_library import (
     ENSEMBLE_NAME,
     FOREST_NAME,
+    FORMER_FORMULAS_NAME,
     FORMULAS_NAME,
     PREFERRED_MODELS,
     UNCERTAINTY_NAME,
-    TrainingFormulas,
     find_model,
     hash_model,
     list_models,
     load_enthalpy_model,
     load_model,
 )
+from screening.training_table import TrainingTable
 
 
 @pytest.fixture
@@ -148,24 +147,15 @@ def test_the_hash_is_of_what_predicts(model: Path) -> None:
     before = hash_model(model)
     (model / "card.json").write_text("{}")
     assert hash_model(model) == before
-    TrainingFormulas.of(["KCl"]).save(model / FORMULAS_NAME)
+    TrainingTable.of(["KCl"]).save(model / FORMULAS_NAME)
     assert hash_model(model) != before
 
 
-@given(st.sets(st.text(max_size=8), max_size=30), st.lists(st.text(max_size=8), max_size=30))
-def test_formulas_are_a_set(known: set[str], asked: list[str]) -> None:
-    formulas = TrainingFormulas.of(known)
-    assert len(formulas) == len(known)
-    assert formulas.contains(asked).tolist() == [formula in known for formula in asked]
-    assert formulas.contains(list(known)).all()
-
-
-def test_formulas_are_small_on_disk(tmp_path: Path) -> None:
-    formulas = TrainingFormulas.of([f"A{i}B" for i in range(40_000)])
-    formulas.save(tmp_path / "f.safetensors")
-    assert (tmp_path / "f.safetensors").stat().st_size < 330_000
-    loaded = TrainingFormulas.load(tmp_path / "f.safetensors")
-    assert loaded.contains(["A39999B", "A40000B"]).tolist() == [True, False]
+def test_a_model_of_an_older_version_says_so(model: Path) -> None:
+    (model / FORMULAS_NAME).unlink()
+    (model / FORMER_FORMULAS_NAME).write_bytes(b"hashes")
+    with pytest.raises(ModelError, match=r"older version.*Train it again"):
+        load_model(model)
 
 
 def test_only_built_in_prototypes_have_a_measured_bias(tiny_model: Path) -> None:
