@@ -47,7 +47,7 @@ NOT_CALIBRATED = (
 """Why predictions of a model have no intervals."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class ScreeningModel:
     """A model ready to score.
 

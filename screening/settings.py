@@ -188,12 +188,21 @@ def read_settings(path: Path | None, flags: Mapping[str, object]) -> CampaignSet
             "give --references FILE or leave --functional out"
         )
     try:
-        return CampaignSettings.model_validate(merged)
+        settings = CampaignSettings.model_validate(merged)
     except ValidationError as error:
         problems = [_describe(dict(each), given, path) for each in error.errors()]
         raise ConfigurationError(
             "\n".join(f"wrong setting: {each}" for each in problems)
         ) from error
+    if not settings.require:
+        return settings
+    from screening.columns import RANKING, SHARD
+    from screening.requirements import parse_requirement
+
+    of_shards = {column.name for column in SHARD.columns}
+    columns = [column for column in RANKING.columns if column.name in of_shards]
+    texts = tuple(parse_requirement(text, columns).text for text in settings.require)
+    return settings.model_copy(update={"require": texts})
 
 
 def write_settings(settings: CampaignSettings, comments: tuple[str, ...] = ()) -> str:

@@ -36,7 +36,7 @@ from screening.folder import Receipt, RunFolder
 from screening.known import KnownCompounds, tabulate_known
 from screening.manifest import STAGES
 from screening.phases import Phases
-from screening.requirements import Requirement, parse_requirement
+from screening.requirements import Requirement, apply_requirements, parse_requirement
 from screening.score import (
     LoadedModel,
     Scores,
@@ -50,6 +50,7 @@ from screening.stability import Placement, place_on_hull
 if TYPE_CHECKING:
     from prototypes import CandidateSpace, Prototype
     from screening.features.prototype import PrototypeFeaturizer
+    from screening.model_library import ScreeningModel
 
 BLOCK: Final = 8_192
 """Candidates featurized and scored at once: 9 MB of features."""
@@ -129,7 +130,7 @@ def screen_shard(task: ShardTask, worker: int = 0) -> Receipt:
     with clock.measure("hull"):
         placement = _place(task, candidates, loaded, scores)
     with clock.measure("known"):
-        known = _open_known(task.model, task.model_hash, task.references)
+        known = _open_known(loaded.model, task.references)
         formulas = task.space.formulas(candidates.numbers)
         described = pa.table(
             {
@@ -284,11 +285,8 @@ def _test(
     requirements: Sequence[Requirement], table: pa.Table, removed: dict[str, dict[str, int]]
 ) -> NDArray[np.bool_]:
     """Say which rows meet all conditions, and count in `removed` what each one takes away."""
-    keep = np.ones(len(table), dtype=bool)
-    for requirement in requirements:
-        left = np.flatnonzero(keep)
-        outcome = requirement.test(table.take(pa.array(left)))
-        keep[left[~outcome.keep]] = False
+    keep, outcomes = apply_requirements(requirements, table)
+    for requirement, outcome in zip(requirements, outcomes, strict=True):
         removed[requirement.text] = {
             "removed": outcome.removed,
             "not_applicable": outcome.not_applicable,
@@ -320,8 +318,9 @@ def _open_phases(path: Path, changed: int) -> Phases:
 
 
 @lru_cache(maxsize=2)
-def _open_known(model: str, content_hash: str, references: Path | None) -> KnownCompounds:
-    raise NotImplementedError
+def _open_known(model: ScreeningModel, references: Path | None) -> KnownCompounds:
+    phases = None if references is None else Phases.load(references)
+    return KnownCompounds.of(model.training_formulas, phases)
 
 
 def _name_device(device: torch.device) -> str:
