@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from prototypes import SYMBOLS
+from prototypes import SYMBOLS, FormulaWriter
 from screening.columns import written_atomically
 from screening.enumerate import Shard, enumerate_candidates
 from screening.errors import OutputError, ScreeningError
@@ -278,10 +278,25 @@ def score_competitors(
     Returns:
         What was scored and what could not be.
     """
-    candidates = enumerate_candidates(space, start, stop)
-    wanted = find_wanted(candidates.numbers, pools)
-    numbers = candidates.numbers[wanted]
-    featurizer = _open_featurizer(space.prototype)
+    numbers = enumerate_candidates(space, start, stop).numbers
+    return score_decorations(space.prototype, numbers[find_wanted(numbers, pools)], loaded, device)
+
+
+def score_decorations(
+    prototype: Prototype, numbers: NDArray[np.uint8], loaded: LoadedModel, device: torch.device
+) -> ScoredCompetitors:
+    """Score decorations of a prototype.
+
+    Args:
+        prototype: The prototype.
+        numbers: Atomic number on each role, shape (m, k).
+        loaded: The model.
+        device: Where the model is.
+
+    Returns:
+        What was scored and what could not be.
+    """
+    featurizer = _open_featurizer(prototype)
     scored, energies = [], []
     failures: list[tuple[str, str]] = []
     for first in range(0, len(numbers), _BLOCK):
@@ -290,7 +305,7 @@ def score_competitors(
         reasons = find_failures(features)
         if reasons:
             broken = sorted(reasons)
-            formulas = space.formulas(block[broken])
+            formulas = FormulaWriter(prototype.amounts).write(block[broken])
             failures += zip(formulas, (reasons[row] for row in broken), strict=True)
             rows = np.setdiff1d(np.arange(len(block)), broken)
             block, features = block[rows], features[torch.from_numpy(rows).to(device)]
@@ -298,7 +313,7 @@ def score_competitors(
         energies.append(_predict(loaded, features))
     columns = 1 + len(loaded.model.ensemble.members) + (loaded.model.forest is not None)
     return ScoredCompetitors(
-        np.concatenate([np.empty((0, len(space.pools)), np.uint8), *scored]),
+        np.concatenate([np.empty((0, len(prototype.roles)), np.uint8), *scored]),
         np.concatenate([np.empty((0, columns)), *energies]),
         tuple(failures),
     )
