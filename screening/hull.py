@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import pyarrow as pa
@@ -115,7 +115,7 @@ def find_mixtures(
             for block in _gather_blocks(phases, elements[chosen, :size]):
                 rows = chosen[block.rows]
                 left_out = _find_left_out(phases, block, None if own is None else own[rows])
-                _minimise(mixtures, rows, block, shares[rows, :size], left_out)
+                _minimise(mixtures, rows, block, shares[rows, :size].T, left_out)
     if own is not None:
         known = phases.known_identities
         first, last = (np.searchsorted(known, own, side=side) for side in ("left", "right"))
@@ -144,17 +144,18 @@ def write_decompositions(
         mixtures.members >= 0, mixtures.members, -1 - mixtures.elements.astype(np.int64)
     )
     present = mixtures.fractions > 0
-    unique, which = np.unique(kinds[present], return_inverse=True)
+    unique, which = _number_distinct(kinds[present])
     names = [
         phases.formulas[kind] if kind >= 0 else reduced_formula([-1 - kind], [1])
         for kind in unique.tolist()
     ]
     sizes = np.array([sum(count_atoms(name).values()) for name in names], dtype=np.float64)
     atoms = np.broadcast_to(_count_formula_atoms(numbers, amounts)[:, None], present.shape)[present]
-    values, place = np.unique(
-        np.round(mixtures.fractions[present] * atoms / sizes[which], 6), return_inverse=True
+    units = np.round(mixtures.fractions[present] * atoms / sizes[which], 6)
+    values, place = _number_distinct(units)
+    words = pa.array(
+        [None if value == 1 else f"{value:.4g}" for value in values.tolist()], pa.string()
     )
-    words = pa.array([None if value == 1 else f"{value:.4g}" for value in values], pa.string())
     terms = pc.binary_join_element_wise(
         words.take(pa.array(place)),
         pa.array(names, pa.string()).take(pa.array(which)),
@@ -299,28 +300,26 @@ def _minimise(
         mixtures: Where to write.
         rows: Its rows, shape (a,).
         block: The candidates and their phases.
-        shares: Atomic fractions of the candidates, shape (a, k).
+        shares: Atomic fractions of the candidates, shape (k, a).
         left_out: Slots that do not compete with a candidate, shape (a, p), or None.
     """
-    count, size = shares.shape
+    size, count = shares.shape
     system = block.systems
-    basis = np.tile(np.arange(size), (count, 1))
-    inverse = np.tile(np.eye(size), (count, 1, 1))
+    basis = np.repeat(np.arange(size)[:, None], count, axis=1)
+    inverse = np.repeat(np.eye(size)[:, :, None], count, axis=2)
     amounts = shares.copy()
     for column, energies in enumerate(block.energies):
         _improve(block, energies, shares, left_out, basis, inverse, amounts)
-        mixtures.energies[rows, column] = (amounts * energies[system[:, None], basis]).sum(axis=1)
+        mixtures.energies[rows, column] = (amounts * energies[system, basis]).sum(axis=0)
         if column == 0:
             kept = np.where(amounts > _SMALLEST_SHARE, amounts, 0.0)
-            order = np.lexsort((basis, -np.round(kept, 9)), axis=1)
-            kept = np.take_along_axis(kept, order, axis=1)
-            slots = np.take_along_axis(basis, order, axis=1)
-            pure = np.where(slots < size, block.numbers[system[:, None], slots % size], 0)
-            mixtures.fractions[rows, :size] = kept
-            mixtures.elements[rows, :size] = np.where(kept > 0, pure, 0)
-            mixtures.members[rows, :size] = np.where(
-                kept > 0, block.phases[system[:, None], slots], -1
-            )
+            order = np.lexsort((basis, -np.round(kept, 9)), axis=0)
+            kept, slots = (np.take_along_axis(each, order, axis=0) for each in (kept, basis))
+            pure = np.where(slots < size, block.numbers[system, slots % size], 0)
+            phases = np.where(kept > 0, block.phases[system, slots], -1)
+            mixtures.fractions[rows, :size] = kept.T
+            mixtures.elements[rows, :size] = np.where(kept > 0, pure, 0).T
+            mixtures.members[rows, :size] = phases.T
             mixtures.references[rows] = block.references[system]
 
 
@@ -338,19 +337,19 @@ def _improve(
     Args:
         block: The candidates and their phases.
         energies: One energy column, shape (s, p).
-        shares: Atomic fractions of the candidates, shape (a, k).
+        shares: Atomic fractions of the candidates, shape (k, a).
         left_out: Slots that do not compete with a candidate, shape (a, p), or None.
-        basis: Slots that make up each mixture, shape (a, k).
-        inverse: Inverse of the matrix with their fractions as columns, shape (a, k, k).
-        amounts: Share of the atoms of each, shape (a, k).
+        basis: Slots that make up each mixture, shape (k, a).
+        inverse: Inverse of the matrix with their fractions as columns, shape (k, k, a).
+        amounts: Share of the atoms of each, shape (k, a).
     """
-    active = np.arange(len(shares))
+    active = np.arange(shares.shape[1])
     for turn in range(_MOST_ROUNDS):
-        system = block.systems[active]
-        prices = (energies[system[:, None], basis[active]][:, None, :] @ inverse[active])[:, 0]
-        costs = energies[system]
-        for place, fractions in enumerate(block.fractions):
-            costs -= prices[:, place, None] * fractions[system]
+        system, inverted = block.systems[active], inverse[:, :, active]
+        prices = np.einsum("ia,ija->ja", energies[system, basis[:, active]], inverted)
+        costs = energies.take(system, axis=0)
+        for price, fractions in zip(prices, block.fractions, strict=True):
+            costs -= price[:, None] * fractions.take(system, axis=0)
         if left_out is not None:
             costs[left_out[active]] = np.inf
         greedy = turn < _GREEDY_ROUNDS
@@ -359,22 +358,39 @@ def _improve(
         active, entering, system = active[gains], entering[gains], system[gains]
         if not len(active):
             return
-        fractions = block.fractions[:, system, entering].T
-        replaced = (inverse[active] @ fractions[:, :, None])[:, :, 0]
+        entered = block.fractions[:, system, entering]
+        replaced = np.einsum("ija,ja->ia", inverted[:, :, gains], entered)
         ratios = np.full_like(replaced, np.inf)
-        np.divide(amounts[active], replaced, out=ratios, where=replaced > _SMALLEST_SHARE)
-        ties = ratios <= ratios.min(axis=1, keepdims=True) + _ROUNDING
+        np.divide(amounts[:, active], replaced, out=ratios, where=replaced > _SMALLEST_SHARE)
+        ties = ratios <= ratios.min(axis=0) + _ROUNDING
         if greedy:
-            leaving = np.where(ties, replaced, 0.0).argmax(axis=1)
+            leaving = np.where(ties, replaced, 0.0).argmax(axis=0)
         else:
-            leaving = np.where(ties, basis[active], np.iinfo(np.int64).max).argmin(axis=1)
-        basis[active, leaving] = entering
-        matrix = block.fractions[:, system[:, None], basis[active]].transpose(1, 0, 2)
-        inverse[active] = np.linalg.inv(matrix)
-        amounts[active] = np.maximum((inverse[active] @ shares[active, :, None])[:, :, 0], 0.0)
+            leaving = np.where(ties, basis[:, active], np.iinfo(np.int64).max).argmin(axis=0)
+        basis[leaving, active] = entering
+        inverted = _invert(block.fractions[:, system, basis[:, active]])
+        inverse[:, :, active] = inverted
+        mixed = np.einsum("ija,ja->ia", inverted, shares[:, active])
+        amounts[:, active] = np.maximum(mixed, 0.0)
     raise ArithmeticError(
         f"the hull of {len(active)} compositions was not found within {_MOST_ROUNDS} exchanges"
     )
+
+
+def _invert(matrices: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Invert matrices, shape (k, k, a); by cofactors for k = 3, ten times as fast as LAPACK."""
+    if len(matrices) != 3:
+        return (
+            np.linalg.inv(matrices.transpose(2, 0, 1)).transpose(1, 2, 0).astype(float, copy=False)
+        )
+    inverse = np.empty_like(matrices)
+    for row in range(3):
+        (a, b, c), (d, e, f) = matrices[(row + 1) % 3], matrices[(row + 2) % 3]
+        inverse[0, row] = b * f - c * e
+        inverse[1, row] = c * d - a * f
+        inverse[2, row] = a * e - b * d
+    inverse /= (matrices[0] * inverse[:, 0]).sum(axis=0)
+    return inverse
 
 
 def _find_left_out(
@@ -386,6 +402,12 @@ def _find_left_out(
     identities = np.where(block.phases >= 0, phases.identities[block.phases], 0)
     left_out: NDArray[np.bool_] = (identities[block.systems] == own[:, None]) & (own != 0)[:, None]
     return left_out if left_out.any() else None
+
+
+def _number_distinct(values: NDArray[Any]) -> tuple[NDArray[Any], NDArray[np.int32]]:
+    """Return the distinct values, and which of them each value is; by hashing, not sorting."""
+    encoded = pa.array(values).dictionary_encode()
+    return encoded.dictionary.to_numpy(), encoded.indices.to_numpy()
 
 
 def _count_formula_atoms(numbers: NDArray[np.integer], amounts: ArrayLike) -> NDArray[np.float64]:
