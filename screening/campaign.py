@@ -160,6 +160,7 @@ def run_campaign(
             space.prototype.name: describe_prototype(space.prototype) for space in spaces
         },
         "counts": {**counts, "total": sum(counts.values())},
+        "rank_by": str(settings.rank_by),
         "shards": [[s.number, s.prototype, s.start, s.stop] for s in shards],
     }
     with (

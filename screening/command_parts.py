@@ -14,13 +14,20 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from screening.completion import DEVICES, complete_device, complete_model
+from screening.completion import (
+    DEVICES,
+    ORDERS,
+    complete_device,
+    complete_model,
+    complete_order,
+)
 from screening.errors import ConfigurationError, suggest
 
 if TYPE_CHECKING:
     import pyarrow as pa
     from rich.progress import TaskID
 
+    from screening.comparison import Comparison
     from screening.feature_tables import ParallelMap, ProgressCall
     from screening.folder import RunFolder
 
@@ -37,6 +44,22 @@ ROW_LABELS = ("id", "formula", "kind", "group", "predictor", "geometry", "scheme
 
 FolderArgument = Annotated[
     Path, typer.Argument(metavar="DIR", help="Result folder of a campaign.", show_default=False)
+]
+RequireOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="CONDITION",
+        help="Keep only candidates that meet it, such as charge_neutral, 'p_stable >= 0.5' or "
+        "'toxic_elements = none'; repeatable.",
+    ),
+]
+RankByOption = Annotated[
+    str | None,
+    typer.Option(
+        help=f"Order of the ranking: {', '.join(ORDERS)}.",
+        autocompletion=complete_order,
+        show_default="p_stable",
+    ),
 ]
 FeatureTableOption = Annotated[
     Path | None,
@@ -237,21 +260,41 @@ def show_progress(*kinds: str) -> Iterator[list[ProgressCall]]:
         yield [count(kind) for kind in kinds]
 
 
-def print_ranking(folder: RunFolder, rows: pa.Table, title: str) -> None:
+def print_ranking(
+    folder: RunFolder, rows: pa.Table, title: str, comparison: Comparison | None = None
+) -> None:
     """Print rows of a campaign's ranking, and on stderr what to make of them.
 
     Args:
         folder: The campaign.
         rows: The rows.
         title: Title of the table.
+        comparison: The ensemble beside the Random Forest, where it is to be told too.
     """
-    from screening.terminal import describe_intervals, draw_ranking, open_stdout, warn_of_bias
+    from screening.terminal import (
+        describe_comparison,
+        describe_hull,
+        describe_intervals,
+        draw_ranking,
+        open_stdout,
+        warn_of_bias,
+    )
 
-    open_stdout().print(draw_ranking(rows, title))
-    model = folder.manifest["model"]
-    for line in warn_of_bias(model["measured_errors"]):
-        say(line)
-    for line in describe_intervals(model["intervals"], model["name"]):
+    manifest = folder.manifest
+    competitors, model = manifest["competitors"], manifest["model"]
+    against = describe_hull(competitors)
+    open_stdout().print(
+        draw_ranking(
+            rows,
+            title,
+            hull=against or "the competing phases",
+            stable_within=competitors["stable_within_ev_per_atom"],
+        )
+    )
+    lines = [] if comparison is None else describe_comparison(comparison)
+    lines += warn_of_bias(model["measured_errors"], hull=against is not None)
+    lines += describe_intervals(model["intervals"], model["name"])
+    for line in lines:
         say(line)
 
 

@@ -8,13 +8,17 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from screening.command_parts import FolderArgument, print_ranking, say
+from screening.command_parts import (
+    FolderArgument,
+    RankByOption,
+    RequireOption,
+    print_ranking,
+    say,
+)
 from screening.completion import (
-    ORDERS,
     complete_competitors,
     complete_device,
     complete_model,
-    complete_order,
     complete_precision,
     complete_prototype,
 )
@@ -109,22 +113,6 @@ StableWithinOption = Annotated[
         metavar="EV_PER_ATOM",
         help="Energy above hull that still counts as stable.",
         show_default="0.05",
-    ),
-]
-RequireOption = Annotated[
-    list[str] | None,
-    typer.Option(
-        metavar="CONDITION",
-        help="Keep only candidates that meet it, such as charge_neutral, 'p_stable >= 0.5' or "
-        "'toxic_elements = none'; repeatable.",
-    ),
-]
-RankByOption = Annotated[
-    str | None,
-    typer.Option(
-        help=f"Order of the ranking: {', '.join(ORDERS)}.",
-        autocompletion=complete_order,
-        show_default="p_stable",
     ),
 ]
 OutOption = Annotated[
@@ -285,13 +273,18 @@ def _run_and_show(
     scored: RunFolder | None = None,
 ) -> None:
     from screening.campaign import run_campaign  # loads torch: not for a misspelt name
-    from screening.terminal import CampaignProgress
+    from screening.settings import RankBy
+    from screening.terminal import CampaignProgress, describe_order, describe_requirements
 
     with CampaignProgress() as progress:
         result = run_campaign(settings, spaces, pools, progress, scored)
     total = len(result.ranking)
     shown = result.ranking.slice(0, settings.top)
-    print_ranking(result.folder, shown, f"Top {len(shown)} of {total:,} candidates")
+    for line in describe_requirements(result.folder.manifest["removed"]):
+        say(line)
+    title = f"Top {len(shown)} of {total:,} candidates"
+    print_ranking(result.folder, shown, title, result.comparison)
+    say(describe_order(settings.rank_by, RankBy(result.folder.manifest["ranked_by"])))
     if len(result.failures):
         reason = result.failures["reason"][0].as_py()
         say(

@@ -8,7 +8,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from screening.command_parts import FolderArgument, print_ranking, say
+from screening.command_parts import (
+    FolderArgument,
+    RankByOption,
+    RequireOption,
+    print_ranking,
+    say,
+)
 from screening.completion import complete_from, complete_prototype
 from screening.errors import ConfigurationError, InputDataError, suggest
 
@@ -46,6 +52,12 @@ WithOption = Annotated[
 NewOption = Annotated[
     bool, typer.Option("--new", help="Leave out compositions that the model was trained on.")
 ]
+DiverseOption = Annotated[
+    bool,
+    typer.Option(
+        "--diverse", help="Pass over candidates whose composition is close to a better one's."
+    ),
+]
 PrototypeFilter = Annotated[
     list[str] | None,
     typer.Option(
@@ -63,15 +75,15 @@ def show(
     containing: WithOption = None,
     new: NewOption = False,
     prototype: PrototypeFilter = None,
+    require: RequireOption = None,
+    rank_by: RankByOption = None,
+    diverse: DiverseOption = False,
 ) -> None:
     """Show the best candidates of a campaign, complete or not."""
-    from screening.rank import select_candidates
-
-    run_folder, ranking = _open_ranking(folder)
-    names = _resolve_names(prototype or (), run_folder.prototypes)
-    chosen = select_candidates(ranking, containing=containing or (), new=new, prototypes=names)
-    shown = chosen.slice(0, top)
-    title = f"Top {len(shown)} of {len(chosen):,} candidates"
+    run_folder, ranking = _open_ranking(folder, rank_by)
+    chosen = _select(run_folder, ranking, containing, new, prototype, require)
+    shown = _shorten(chosen, top, diverse)
+    title = f"{'Diverse' if diverse else 'Top'} {len(shown)} of {len(chosen):,} candidates"
     if len(chosen) < len(ranking):
         title += f" chosen from {len(ranking):,}"
     print_ranking(run_folder, shown, title)
@@ -93,6 +105,9 @@ def export(
     containing: WithOption = None,
     new: NewOption = False,
     prototype: PrototypeFilter = None,
+    require: RequireOption = None,
+    rank_by: RankByOption = None,
+    diverse: DiverseOption = False,
 ) -> None:
     """Write the best candidates of a campaign as structures to start calculations with.
 
@@ -101,17 +116,14 @@ def export(
     """
     from screening.export import ExportFormat, export_candidates
     from screening.manifest import restore_prototype
-    from screening.rank import select_candidates
 
     if form not in FORMATS:
         raise ConfigurationError(
             f'--format "{form}" is none of {", ".join(FORMATS)}{suggest(form, FORMATS)}'
         )
-    run_folder, ranking = _open_ranking(folder)
-    names = _resolve_names(prototype or (), run_folder.prototypes)
-    chosen = select_candidates(
-        ranking, containing=containing or (), new=new, prototypes=names, top=top
-    )
+    run_folder, ranking = _open_ranking(folder, rank_by)
+    chosen = _select(run_folder, ranking, containing, new, prototype, require)
+    chosen = _shorten(chosen, top, diverse)
     target = to or folder / f"export-{form}"
     described = run_folder.manifest["prototypes"]
     exported = export_candidates(
@@ -146,14 +158,50 @@ def _resolve_names(given: Sequence[str], screened: Sequence[str]) -> list[str]:
     return [name if name in screened else known.get(name.casefold(), name) for name in given]
 
 
-def _open_ranking(path: Path) -> tuple[RunFolder, pa.Table]:
+def _select(
+    folder: RunFolder,
+    ranking: pa.Table,
+    containing: Sequence[str] | None,
+    new: bool,
+    prototype: Sequence[str] | None,
+    require: Sequence[str] | None,
+) -> pa.Table:
+    """Return the rows of a ranking that the options ask for."""
+    from screening.rank import select_candidates
+    from screening.requirements import parse_requirement
+
+    return select_candidates(
+        ranking,
+        containing=containing or (),
+        new=new,
+        prototypes=_resolve_names(prototype or (), folder.prototypes),
+        requirements=[parse_requirement(text) for text in require or ()],
+    )
+
+
+def _shorten(rows: pa.Table, top: int, diverse: bool) -> pa.Table:
+    if not diverse:
+        return rows.slice(0, top)
+    from screening.shortlist import pick_shortlist
+
+    return pick_shortlist(rows, top)
+
+
+def _open_ranking(path: Path, rank_by: str | None) -> tuple[RunFolder, pa.Table]:
     """Return the ranking of a campaign; of its finished shards if it is not complete."""
     from screening.folder import RunFolder
-    from screening.rank import rank_candidates
+    from screening.rank import find_order, rank_again, rank_candidates
+    from screening.settings import parse_order
+    from screening.terminal import describe_order
 
     folder = RunFolder.open(path)
+    order = parse_order(rank_by or folder.manifest["rank_by"])
     if folder.ranking_path.is_file():
-        return folder, folder.read_ranking()
+        ranking = folder.read_ranking()
+        if rank_by is not None:
+            ranking = rank_again(ranking, folder.prototypes, order)
+            say(describe_order(order, find_order(ranking, order)))
+        return folder, ranking
     finished = folder.read_receipts(folder.shards)
     if not finished:
         raise ConfigurationError(
@@ -167,4 +215,4 @@ def _open_ranking(path: Path) -> tuple[RunFolder, pa.Table]:
             f"{path / 'campaign.toml'}"
         )
     tables = [folder.table_path(receipt.shard) for receipt in finished]
-    return folder, rank_candidates(tables, folder.prototypes)[0]
+    return folder, rank_candidates(tables, folder.prototypes, order)[0]

@@ -136,6 +136,21 @@ class CampaignSettings(BaseModel):
         return DEFAULT_COMPETITORS if self.competitors is None else self.competitors
 
 
+def parse_order(name: str) -> RankBy:
+    """Return an order of the ranking by its name, with hyphens or underscores.
+
+    Raises:
+        ConfigurationError: There is no such order.
+    """
+    try:
+        return RankBy(name.replace("-", "_"))
+    except ValueError as error:
+        names = [str(order) for order in RankBy]
+        raise ConfigurationError(
+            f"--rank-by {name} is not one of {', '.join(names)}{suggest(name, names)}"
+        ) from error
+
+
 def count_cores() -> int:
     """Return the number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

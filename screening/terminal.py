@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import isnan
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from rich.box import SIMPLE_HEAD
@@ -448,6 +449,33 @@ def format_interval(low: float | None, high: float | None) -> str:
     if low is None or high is None or isnan(low) or isnan(high):
         return "-"
     return f"[{low:.2f}, {high:.2f}]"
+
+
+def describe_hull(competitors: Mapping[str, Any]) -> str | None:
+    """Say in a few words which phases the candidates compete with.
+
+    Args:
+        competitors: As the manifest has them.
+
+    Returns:
+        What ends "above the hull of"; None if no hull was computed.
+    """
+    references, predicted = competitors["references"], competitors["predicted"]
+    parts = []
+    if references is not None:
+        functional = references["functional"]
+        parts.append(
+            f"{references['phases']:,} reference phases in {Path(references['file']).name}"
+            + (f" ({functional})" if functional else "")
+        )
+    if predicted:
+        parts.append(
+            f"{sum(predicted.values()):,} phases of {len(predicted)} structure types that the "
+            "model predicts itself"
+        )
+    if competitors["candidates_compete"]:
+        parts.append("the other candidates")
+    return " and ".join(parts) or None
 
 
 def describe_order(rank_by: RankBy, order: RankBy) -> str:
