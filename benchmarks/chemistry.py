@@ -209,9 +209,12 @@ def time_columns() -> None:
     _, numbers = space.decode(0, space.index_count)
     start = time.process_time()
     roles = perovskite_roles(prototype)
-    tabulate_chemistry(describe_chemistry(numbers, prototype.amounts, roles))
+    columns = tabulate_chemistry(describe_chemistry(numbers, prototype.amounts, roles))
     seconds = time.process_time() - start
     print(f"\n{len(numbers):,} ABX3: {seconds:.1f} s of one core, {len(numbers) / seconds:,.0f}/s")
+    neutral = columns["charge_neutral"]
+    counts = (neutral.true_count, neutral.false_count, neutral.null_count)
+    print("charge_neutral: {:,} true, {:,} false, {:,} null".format(*counts))
 
 
 def main() -> None:

@@ -57,9 +57,9 @@ _LOWEST, _HIGHEST = -4, 8
 """Range of oxidation states in the tables."""
 
 _IMPOSSIBLE: Final = -10_000_000
-_MIXED: Final = -3_000
+_MIXED: Final = -50_000
 """Scores are 1000 times the decadic logarithm of how common an oxidation state is, as integers so
-that the order of the elements cannot matter; atoms of unlike state make it 1000 times rarer."""
+that the order of the elements cannot matter. Atoms of unlike state cost more than any rarity."""
 
 _BLOCK: Final = 8_192
 """Candidates worked on at a time: the sums of their charges stay in the processor's cache."""
@@ -336,8 +336,8 @@ def _assign_charges(
     """Find the most plausible neutral assignment of charges.
 
     One in which all positive ions are less electronegative than all negative ones goes before any
-    other; then the product of the shares that the oxidation states have among the element's ions
-    in the ICSD decides.
+    other, then one with fewer elements whose atoms are in unlike states; then the product of the
+    shares that the oxidation states have among the element's ions in the ICSD decides.
 
     Returns:
         Charges, shape (m, k); whether there is an assignment, and whether it is so ordered, (m,).
