@@ -153,8 +153,8 @@ class TrainingTable:
             ModelError: The file is missing or damaged.
         """
         try:
-            table = pq.read_table(path, schema=_SCHEMA)
-            if table.column_names != _SCHEMA.names:
+            table = pq.read_table(path)
+            if not table.schema.equals(_SCHEMA):
                 raise ValueError(f"it has the columns {', '.join(table.column_names)}")
         except (OSError, ValueError) as error:
             raise ModelError(
@@ -208,6 +208,8 @@ def read_structure_types(names: Sequence[str | None], path: Path) -> list[str | 
     """
     types: dict[str | None, str | None] = {None: None, "": ""}
     for record in list_prototypes():
+        if record.is_element:
+            continue
         name = _name_type(record.name, record.aflow_label)
         types[record.name] = types[name] = name
     for wanted in dict.fromkeys(names):
@@ -226,6 +228,8 @@ def _name_type(name: str, aflow_label: str | None) -> str | None:
         return name if name in BUILT_IN else None
     formula, pearson, group, *letters = aflow_label.split("_")
     amounts = [int(amount or 1) for amount in re.findall(r"[A-Z](\d*)", formula)]
+    if len(amounts) != len(letters):  # sigma_tP30_136_bf2ij, a solution on the sites of one element
+        return name
     order = sorted(range(len(letters)), key=lambda place: (amounts[place], letters[place]))
     written = "".join(
         symbol + (str(amounts[place]) if amounts[place] > 1 else "")

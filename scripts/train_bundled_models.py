@@ -12,7 +12,8 @@ Every stage continues where it was interrupted, and is skipped when it is done:
     calibrate   errors and intervals from what each fold's networks say of compounds that neither
                 they nor the base saw
     final       the base networks trained on in the same way with every row there is
-    bundle      both made small; the final one's card tells the errors of base and folds
+    bundle      both made small; the final one's card tells the errors of base and folds, and its
+                training table the structure types of its compounds
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from write_training_tables import read_types, write_training_table
 
 from irnet import Ensemble, fit_forest, train_ensemble
 from irnet.forest import ForestParameters
@@ -469,6 +471,7 @@ def bundle(work: Path, data: Path) -> None:
         }
     )
     write_card(card, final)
+    write_training_table(final, data, read_types(work / "types.parquet", data), everything=True)
     print(f"{final}: {sum(path.stat().st_size for path in model_files(final)) / 1e6:.1f} MB")
 
 
