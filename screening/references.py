@@ -45,6 +45,10 @@ MOST_NEGATIVE_ELEMENT: Final = -0.01
 CONTRADICTION: Final = 1.0
 """eV/atom: energies of one composition that differ by more are not those of two polymorphs."""
 
+_GROWTH: Final = 0.5
+"""Correlation of energies with atoms above which they count as energies of whole formulas: 0.8 for
+those of the Materials Project, 0.3 for its energies per atom."""
+
 _ENTRY_CLASSES: Final = ("ComputedEntry", "ComputedStructureEntry", "PDEntry")
 _SHOWN: Final = 5
 _FINEST_AMOUNT: Final = 10_000
@@ -303,7 +307,7 @@ def _read_entries(path: Path) -> _Rows:
         formation,
         [str(entry.get("entry_id") or "") for entry in entries],
         None,
-    ).select(np.array([len(counted) > 1 for counted in atoms]))
+    )
 
 
 def _read_entry(entry: object) -> tuple[Mapping[int, Fraction | int], float]:
@@ -363,8 +367,8 @@ def _leave_out_elements(rows: _Rows, path: Path, notes: list[str]) -> _Rows:
     other = int((elements & (np.abs(rows.energies) > ELEMENT_TOLERANCE)).sum())
     if other:
         notes.append(
-            f"{other:,} of {int(elements.sum()):,} rows of elements are not 0 eV/atom and are left "
-            "out: elements are 0 by definition."
+            f"left out: {_some(other, 'row')} of elements at another energy than 0; elements are 0 "
+            "by definition."
         )
     return rows.select(~elements)
 
@@ -380,23 +384,25 @@ def _check_sizes(rows: _Rows, path: Path, notes: list[str]) -> _Rows:
     if count > FEW * len(rows):
         grow = rows.atoms is not None and _grows(np.abs(rows.energies), rows.atoms)
         remedy = (
-            "They grow with the number of atoms in the formula: divide them by it"
+            "They grow with the number of atoms in the formula: divide them by it, and subtract "
+            "the elements' energies if these are total energies."
             if grow
-            else "They look like total energies"
+            else "They look like total energies: subtract the elements' energies, or give them as "
+            "a JSON list of pymatgen entries."
         )
         raise InputDataError(
             f"{path}: {count / len(rows):.0%} of the energies lie {limits}, where no formation "
-            f"energy lies; the first is {first}. {remedy}, and subtract the elements' energies if "
-            "these are total energies."
+            f"energy lies; the first is {first}. {remedy}"
         )
-    notes.append(f"{count:,} rows with an energy {limits} are left out; the first is {first}.")
+    notes.append(f"left out: {_some(count, 'row')} with an energy {limits}; the first is {first}.")
     return rows.select(~outside)
 
 
 def _grows(sizes: NDArray[np.float64], atoms: NDArray[np.float64]) -> bool:
-    """Whether the median of energies of large formulas is at least twice that of small ones."""
-    large = atoms > np.median(atoms)
-    return bool(large.any() and np.median(sizes[large]) >= 2 * np.median(sizes[~large]))
+    """Whether energies grow with the atoms of their formulas, as energies per formula do."""
+    if np.ptp(sizes) == 0 or np.ptp(atoms) == 0:
+        return False
+    return bool(np.corrcoef(sizes, atoms)[0, 1] > _GROWTH)
 
 
 def _leave_out_complex(rows: _Rows, notes: list[str]) -> _Rows:
@@ -404,8 +410,8 @@ def _leave_out_complex(rows: _Rows, notes: list[str]) -> _Rows:
     too_many = np.array([len(each) > MOST_ELEMENTS for each, _ in rows.compositions], dtype=bool)
     if too_many.any():
         notes.append(
-            f"{int(too_many.sum()):,} compositions with more than {MOST_ELEMENTS} elements are "
-            f"left out; the first is {rows.describe(int(too_many.argmax()))}."
+            f"left out: {_some(int(too_many.sum()), 'row')} with more than {MOST_ELEMENTS} "
+            f"elements; the first is {rows.describe(int(too_many.argmax()))}."
         )
     return rows.select(~too_many)
 
@@ -421,17 +427,18 @@ def _keep_lowest(rows: _Rows, notes: list[str]) -> _Rows:
     lowest, highest = order[np.append(0, ends[:-1] + 1)], order[ends]
     if len(codes) < len(rows):
         notes.append(
-            f"{len(rows) - len(codes):,} of {len(rows):,} rows repeat a composition; the lowest "
-            "energy of each counts."
+            f"left out: {_some(len(rows) - len(codes), 'row')} of a composition that is listed "
+            "again; its lowest energy counts."
         )
     gaps = rows.energies[highest] - rows.energies[lowest]
     apart = int((gaps > CONTRADICTION).sum())
     if apart:
         worst = int(gaps.argmax())
         notes.append(
-            f"{apart:,} compositions have energies more than {CONTRADICTION:g} eV/atom apart, too "
-            f"far for polymorphs; the worst are {rows.describe(int(highest[worst]))} and "
-            f"{rows.describe(int(lowest[worst]))}. The lower one counts; check which is right."
+            f"contradictory: {_some(apart, 'composition')} with energies more than "
+            f"{CONTRADICTION:g} eV/atom apart, too far for polymorphs; the worst are "
+            f"{rows.describe(int(highest[worst]))} and {rows.describe(int(lowest[worst]))}. The "
+            "lower one counts; check which is right."
         )
     _note_repeated_ids(rows, code, notes)
     kept = np.zeros(len(rows), dtype=bool)
@@ -451,7 +458,8 @@ def _note_repeated_ids(rows: _Rows, code: NDArray[np.int64], notes: list[str]) -
     ]
     if len(contradictory):
         notes.append(
-            f"{len(contradictory):,} ids stand for several energies or compositions; the first is "
+            f"contradictory: {_some(len(contradictory), 'id')} with several energies or "
+            "compositions; the first is "
             f"{contradictory.index[0]!r}. Each row counts by itself."
         )
 
@@ -461,8 +469,13 @@ def _refuse(wrong: Sequence[str], path: Path, what: str, remedy: str) -> None:
     if wrong:
         more = f" and {len(wrong) - _SHOWN:,} more" if len(wrong) > _SHOWN else ""
         raise InputDataError(
-            f"{path}: {len(wrong):,} rows hold {what}: {', '.join(wrong[:_SHOWN])}{more}. {remedy}"
+            f"{path}: {_some(len(wrong), 'row')} with {what}: {', '.join(wrong[:_SHOWN])}{more}. "
+            f"{remedy}"
         )
+
+
+def _some(count: int, noun: str) -> str:
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
 def _fold(name: str) -> str:
