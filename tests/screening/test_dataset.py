@@ -253,3 +253,17 @@ def test_a_constant_target_is_nothing_to_learn(tmp_path: Path) -> None:
     path = structures(tmp_path / "d.parquet", formation_energy_per_atom=[-1.5, -1.5, -1.5])
     with pytest.raises(InputDataError, match=r"is -1\.5 in all 3 rows"):
         read_training_set([path], Protocol())
+
+
+def test_structure_types_follow_their_rows(tmp_path: Path) -> None:
+    path = structures(tmp_path / "d.parquet", structure_type=["B2", "", None])
+    plain = feature_free(structures(tmp_path / "plain.parquet"), tmp_path)
+    protocol = Protocol(excluded_formulas=frozenset({"CsCl"}))
+    data = read_training_set([path], Protocol())
+    assert data.structure_types == ("AB_cP2_221_a_b", "", None)
+    assert data.select(np.array([2, 0])).structure_types == (None, "AB_cP2_221_a_b")
+    assert read_training_set([path, plain], protocol).structure_types == ("", None, None, None)
+    assert read_training_set([plain], Protocol()).structure_types is None
+    misspelt = structures(tmp_path / "m.parquet", structure_type=["B2", "perovskit", ""])
+    with pytest.raises(InputDataError, match=r"m\.parquet.*'perovskit'.*did you mean"):
+        read_training_set([misspelt], Protocol())

@@ -13,7 +13,7 @@ import pytest
 from irnet import Recipe
 from irnet.ensemble import Member
 from irnet.training import MemberTask, train_together
-from screening.dataset import Protocol
+from screening.dataset import Protocol, reduce_formula
 from screening.errors import ConfigurationError, OutputError
 from screening.features.schema import FEATURES
 from screening.model_card import Source
@@ -173,6 +173,27 @@ def test_a_training_that_an_older_version_began_is_recognised(
     noisy = replace(request_, recipe=RECIPE.with_changes(input_noise=0.1))
     with pytest.raises(ConfigurationError, match=r"recipe input_noise is 0\.0, not 0\.1"):
         train_model(noisy)
+
+
+def test_the_model_knows_ids_energies_and_types(request_: TrainingRequest) -> None:
+    data = pd.read_parquet(request_.data[0])
+    data["structure_type"] = ["B2" if f == "LiNa" else None for f in data["formula"]]
+    data.to_parquet(request_.data[0])
+    everything = replace(request_, holdout=0.0)
+    train_model(everything)
+    table = load_model(request_.out).training_formulas
+    trained = data[~data["formula"].isin(["NaCl", "ClNa"])].copy()
+    trained["formula"] = [reduce_formula(formula) for formula in trained["formula"]]
+    lowest = trained.sort_values("formation_energy_per_atom").drop_duplicates("formula")
+    lowest = lowest.set_index("formula").loc[list(table.formulas)]
+    assert table.ids.tolist() == lowest["id"].tolist()
+    assert table.energies == pytest.approx(lowest["formation_energy_per_atom"], abs=5.1e-4)
+    typed = {reduce_formula("LiNa"): "AB_cP2_221_a_b"}
+    assert table.types.tolist() == [typed.get(formula, "") for formula in table.formulas]
+
+    other = replace(everything, out=request_.out.with_name("other"), unit="g/cm³")
+    train_model(other)
+    assert np.isnan(load_model(other.out).training_formulas.energies).all()
 
 
 def test_a_sample_of_the_training_features_is_kept(request_: TrainingRequest) -> None:
