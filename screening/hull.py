@@ -94,13 +94,13 @@ def find_mixtures(
         InputDataError: A composition without atoms or with more than nine elements.
     """
     elements, shares = arrange_elements(numbers, amounts)
-    rows, width = elements.shape
+    count, width = elements.shape
     mixtures = Mixtures(
-        np.zeros((rows, phases.energies.shape[1])),
-        np.full((rows, width), -1, dtype=np.int64),
-        np.zeros((rows, width)),
-        np.zeros((rows, width), dtype=np.uint8),
-        np.zeros(rows, dtype=np.int64),
+        np.zeros((count, phases.energies.shape[1])),
+        np.full((count, width), -1, dtype=np.int64),
+        np.zeros((count, width)),
+        np.zeros((count, width), dtype=np.uint8),
+        np.zeros(count, dtype=np.int64),
     )
     counts = (elements > 0).sum(axis=1)
     if counts.max(initial=0) > MOST_ELEMENTS:
