@@ -14,6 +14,7 @@ import numpy as np
 
 from screening.backtest import (
     ALL_ROWS,
+    NEW,
     PREDICTORS,
     TRUTHS,
     BacktestResult,
@@ -81,6 +82,39 @@ def tabulate_discoveries(
                 f"{score.half_found_after:,}",
             ]
         )
+    return rows
+
+
+def tabulate_shortlists(
+    result: BacktestResult, groups: Sequence[str] | None = None
+) -> list[list[str]]:
+    """What the first of each ranking are worth, as a table.
+
+    Args:
+        result: The backtest.
+        groups: Only these groups, all if None.
+
+    Returns:
+        A header and a row for each group, predictor and length.
+    """
+    from irnet import metrics
+
+    rows = [["group", "predictor", "first", "stable", "precision", "95 % interval", "DAF"]]
+    for score in _choose(result, "label", groups):
+        for first, precision in score.precision_at.items():
+            found = round(precision * first)
+            interval = metrics.proportion(found, first)
+            rows.append(
+                [
+                    score.group,
+                    PREDICTORS[score.predictor],
+                    f"{first:,}",
+                    f"{found:,}",
+                    _show(precision),
+                    f"{interval.low:.2f}–{interval.high:.2f}",
+                    _show(precision / score.counts.prevalence, 2),
+                ]
+            )
     return rows
 
 
@@ -362,8 +396,14 @@ def _write_markdown(result: BacktestResult, making: dict[str, Any], has_bins: bo
         "",
         *_mark_table(tabulate_discoveries(result)),
         "",
-        "The same with another truth: the DFT energy above the hull of exactly the competitors "
-        "that the predictors had.",
+        "## What the first ones are worth",
+        "",
+        *_mark_table(tabulate_shortlists(result, (ALL_ROWS, NEW))),
+        "",
+        "## Another truth",
+        "",
+        "What is found, where stable is decided by the DFT energy above the hull of exactly "
+        "the competitors that the predictors had.",
         "",
         *_mark_table(tabulate_discoveries(result, "same competitors", (ALL_ROWS,))),
         "",

@@ -121,6 +121,9 @@ def test_report_has_its_plots_and_says_how_it_was_made(
     assert "screening backtest compounds.parquet --seed 3" in text
     assert str(tmp_path) not in text
     assert re.search(r"commit [0-9a-f]{40}|commit unknown", text)
+    found = [line.split(" | ") for line in text.splitlines() if line.startswith("| all |")]
+    (row,) = [line for line in found if line[1:3] == ["IRNet, energy", "100"]]
+    assert float(row[4]) == int(row[3]) / 100
     for name in (FOUND_NAME, PROBABILITIES_NAME):
         assert f"({name})" in text
         assert ElementTree.fromstring((out / name).read_text()).tag.endswith("svg")
