@@ -166,11 +166,17 @@ class KnownCompounds:
     def _nearest(self) -> NearestComposition:
         return NearestComposition.of(Compositions.of(*read_compositions(self.formulas.tolist())))
 
+    @cached_property
+    def _type_sets(self) -> tuple[list[list[str]], NDArray[np.int64]]:
+        """The sets of structure types that occur, and which of them each composition has."""
+        distinct, place = np.unique(self.types, return_inverse=True)
+        return [types.split(SEPARATOR) for types in distinct], place
+
     def _in_prototype(self, prototype: Prototype | None) -> NDArray[np.object_]:
         """Whether each known composition has the structure type, None where it cannot be told."""
         name = None if prototype is None else name_structure_type(prototype)
-        distinct, place = np.unique(self.types, return_inverse=True)
-        has = np.array([name in types.split(SEPARATOR) for types in distinct], dtype=np.bool_)
+        sets, place = self._type_sets
+        has = np.array([name in types for types in sets], dtype=np.bool_)
         answer = np.full(len(self), None, dtype=object)
         if has.any():  # what no known structure has, nobody looked for
             answer[self.all_types_known] = False

@@ -17,7 +17,7 @@ from screening.dataset import Protocol, reduce_formula
 from screening.errors import ConfigurationError, OutputError
 from screening.features.schema import FEATURES
 from screening.model_card import Source
-from screening.model_library import REFERENCE_NAME, load_model
+from screening.model_library import FORMER_FORMULAS_NAME, REFERENCE_NAME, load_model
 from screening.training import (
     HELD_OUT_NAME,
     REQUEST_NAME,
@@ -173,6 +173,13 @@ def test_a_training_that_an_older_version_began_is_recognised(
     noisy = replace(request_, recipe=RECIPE.with_changes(input_noise=0.1))
     with pytest.raises(ConfigurationError, match=r"recipe input_noise is 0\.0, not 0\.1"):
         train_model(noisy)
+
+
+def test_a_model_of_an_older_version_can_be_replaced(tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / FORMER_FORMULAS_NAME).write_bytes(b"hashes")
+    clear_folder(tmp_path / "model")
+    assert not (tmp_path / "model").exists()
 
 
 def test_the_model_knows_ids_energies_and_types(request_: TrainingRequest) -> None:
