@@ -40,6 +40,7 @@ from screening.dataset import (
     require_columns,
 )
 from screening.discovery_metrics import (
+    FIRST,
     BoolArray,
     Classification,
     FloatArray,
@@ -171,7 +172,8 @@ class DiscoveryScore:
             competitors that the predictor had, with true energies.
         counts: Stable and selected compounds.
         roc_auc: Of the ranking.
-        precision_at: Share of stable compounds among the first ones, by their number.
+        precision_at: Share of stable compounds among the first ones, by their number: `FIRST`
+            and as many as are stable, where precision and recall are the same.
         half_found_after: Calculations until half of the stable compounds are found.
         errors: Of the energies above hull.
         errors_near_hull: Of those with a true energy near the hull, None if there are none.
@@ -769,7 +771,7 @@ def _score(
         truth=truth,
         counts=classify(stable, selected),
         roc_auc=roc_auc(place, stable),
-        precision_at=precision_at(found),
+        precision_at=precision_at(found, sorted({*FIRST, max(int(found[-1]), 1)})),
         half_found_after=calculations_for(found, 0.5) if stable.any() else 0,
         errors=measure_errors(above, true),
         errors_near_hull=measure_errors(above[near], true[near]) if near.any() else None,

@@ -157,6 +157,8 @@ def test_true_energies_find_all_where_nothing_else_competes(
     assert forest is not None
     assert perfect.roc_auc > net.roc_auc > forest.roc_auc
     assert net.counts.rows == net.errors.rows == COMPOUNDS
+    assert set(net.precision_at) == {10, 100, net.counts.stable}
+    assert net.precision_at[100] == net.found[100] / 100
     assert net.errors.mae < 0.5 < forest.errors.mae
     assert result.find("irnet") is None
     assert {score.group for score in result.scores} == {"all", "first", "second"}
