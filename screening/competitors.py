@@ -13,7 +13,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
-from itertools import groupby, permutations
+from itertools import permutations
 from math import ceil, gcd
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -41,6 +41,9 @@ RANGE: Final = 16_384
 
 _BLOCK: Final = 8_192
 """Decorations featurized and scored at once: 9 MB of features."""
+
+_MOST_WAITING: Final = 1 << 19
+"""Phases of one stoichiometry that are gathered before the beaten ones are dropped."""
 
 _SYMMETRY_TOLERANCE: Final = 0.05
 """Å: a user's relaxed cell may miss its symmetry by so much."""
@@ -111,14 +114,14 @@ class CompetitorPlan:
 
     Attributes:
         spaces: The decorations of each type, before those of other systems are masked out.
-        shards: Ranges of indices into the spaces, one for each task.
+        parts: Ranges of indices into the spaces, those of each task together.
         counts: Exact number of decorations of each type that will be scored.
         pools: Pools of the campaign's spaces, which decide whose systems are wanted.
         own: Names of the campaign's prototypes: their decorations may be candidates.
     """
 
     spaces: tuple[CandidateSpace, ...]
-    shards: tuple[Shard, ...]
+    parts: tuple[tuple[Shard, ...], ...]
     counts: Mapping[str, int]
     pools: Pools
     own: frozenset[str]
@@ -131,11 +134,12 @@ class CompetitorPlan:
 
 @dataclass(frozen=True)
 class CompetitorTask:
-    """All that a worker needs to score a range of decorations.
+    """All that a worker needs to score some ranges of decorations.
 
     Attributes:
-        shard: The range of indices.
-        space: The space of its type.
+        number: Place among the tasks, from 0.
+        shards: The ranges of indices.
+        spaces: The space of each range's type.
         pools: Pools of the campaign's spaces.
         model: Name or absolute path of the model.
         model_hash: What the model's hash must be.
@@ -145,8 +149,9 @@ class CompetitorTask:
         folder: Result folder of the campaign, as the worker sees it.
     """
 
-    shard: Shard
-    space: CandidateSpace
+    number: int
+    shards: tuple[Shard, ...]
+    spaces: tuple[CandidateSpace, ...]
     pools: Pools
     model: str
     model_hash: str
@@ -159,9 +164,8 @@ class CompetitorTask:
     def key(self) -> str:
         """Hash of all that the part depends on, 64 hexadecimal digits."""
         content = [
-            asdict(self.shard),
-            self.space.prototype.geometry_hash(),
-            self.space.pools,
+            [asdict(shard) for shard in self.shards],
+            [[space.prototype.geometry_hash(), space.pools] for space in self.spaces],
             self.pools,
             self.model_hash,
             self.precision,
@@ -171,17 +175,15 @@ class CompetitorTask:
 
 @dataclass(frozen=True)
 class CompetitorReceipt:
-    """What a worker says of a range that it has scored.
+    """What a worker says of ranges that it has scored.
 
     Attributes:
-        shard: The range.
         key: The task's key: a part made for another task is not taken for this one's.
         decorations: Decorations of the wanted systems: scored and failed.
         failures: Formula and reason of each that could not be scored.
         sha256: Checksum of the part's file.
     """
 
-    shard: Shard
     key: str
     decorations: int
     failures: tuple[tuple[str, str], ...]
@@ -250,72 +252,69 @@ def plan_competitors(
             counts[space.prototype.name] = space.count
     return CompetitorPlan(
         tuple(planned.values()),
-        _cut(tuple(planned.values()), counts),
+        _plan_parts(tuple(planned.values()), counts),
         counts,
         pools,
         frozenset(prototype.name for prototype in own),
     )
 
 
-def score_competitors(
-    space: CandidateSpace,
-    start: int,
-    stop: int,
-    pools: Pools,
+def score_decorations(
+    pieces: Sequence[tuple[Prototype, NDArray[np.uint8]]],
     loaded: LoadedModel,
     device: torch.device,
-) -> ScoredCompetitors:
-    """Score the wanted decorations in a range of indices.
+) -> tuple[ScoredCompetitors, ...]:
+    """Score decorations of one or more prototypes.
+
+    The networks take rows in blocks of one size, so that few decorations of many prototypes cost
+    no more than as many of one.
 
     Args:
-        space: Space of the type.
-        start: First index.
-        stop: One past the last index.
-        pools: Pools of the campaign's spaces; decorations of other systems are left out.
+        pieces: Prototypes, each with atomic numbers on its roles, shape (m, k).
         loaded: The model.
         device: Where the model is.
 
     Returns:
-        What was scored and what could not be.
+        For each piece what was scored, in order, and what could not be.
     """
-    numbers = enumerate_candidates(space, start, stop).numbers
-    return score_decorations(space.prototype, numbers[find_wanted(numbers, pools)], loaded, device)
-
-
-def score_decorations(
-    prototype: Prototype, numbers: NDArray[np.uint8], loaded: LoadedModel, device: torch.device
-) -> ScoredCompetitors:
-    """Score decorations of a prototype.
-
-    Args:
-        prototype: The prototype.
-        numbers: Atomic number on each role, shape (m, k).
-        loaded: The model.
-        device: Where the model is.
-
-    Returns:
-        What was scored and what could not be.
-    """
-    featurizer = _open_featurizer(prototype)
-    scored, energies = [], []
-    failures: list[tuple[str, str]] = []
-    for first in range(0, len(numbers), _BLOCK):
-        block = numbers[first : first + _BLOCK]
-        features = featurize_candidates(featurizer, block, device)
-        reasons = find_failures(features)
-        if reasons:
-            broken = sorted(reasons)
-            formulas = FormulaWriter(prototype.amounts).write(block[broken])
-            failures += zip(formulas, (reasons[row] for row in broken), strict=True)
-            rows = np.setdiff1d(np.arange(len(block)), broken)
-            block, features = block[rows], features[torch.from_numpy(rows).to(device)]
-        scored.append(block)
-        energies.append(_predict(loaded, features))
     columns = 1 + len(loaded.model.ensemble.members) + (loaded.model.forest is not None)
-    return ScoredCompetitors(
-        np.concatenate([np.empty((0, len(prototype.roles)), np.uint8), *scored]),
-        np.concatenate([np.empty((0, columns)), *energies]),
-        tuple(failures),
+    numbers: list[list[NDArray[np.uint8]]] = [[] for _ in pieces]
+    energies: list[list[NDArray[np.float64]]] = [[] for _ in pieces]
+    failures: list[list[tuple[str, str]]] = [[] for _ in pieces]
+    waiting: list[tuple[int, torch.Tensor]] = []
+
+    def predict() -> None:
+        scored = _predict(loaded, torch.cat([features for _, features in waiting]))
+        ends = np.cumsum([len(features) for _, features in waiting])
+        for (piece, _), rows in zip(waiting, np.split(scored, ends[:-1]), strict=True):
+            energies[piece].append(rows)
+        waiting.clear()
+
+    for piece, (prototype, decorations) in enumerate(pieces):
+        featurizer = _open_featurizer(prototype)
+        for first in range(0, len(decorations), _BLOCK):
+            block = decorations[first : first + _BLOCK]
+            features = featurize_candidates(featurizer, block, device)
+            reasons = find_failures(features)
+            if reasons:
+                broken = sorted(reasons)
+                formulas = FormulaWriter(prototype.amounts).write(block[broken])
+                failures[piece] += zip(formulas, (reasons[row] for row in broken), strict=True)
+                rows = np.setdiff1d(np.arange(len(block)), broken)
+                block, features = block[rows], features[torch.from_numpy(rows).to(device)]
+            numbers[piece].append(block)
+            waiting.append((piece, features))
+            if sum(len(each) for _, each in waiting) >= _BLOCK:
+                predict()
+    if waiting:
+        predict()
+    return tuple(
+        ScoredCompetitors(
+            np.concatenate([np.empty((0, len(prototype.roles)), np.uint8), *numbers[piece]]),
+            np.concatenate([np.empty((0, columns)), *energies[piece]]),
+            tuple(failures[piece]),
+        )
+        for piece, (prototype, _) in enumerate(pieces)
     )
 
 
@@ -329,12 +328,13 @@ def list_tasks(
     threads: int | None,
     folder: Path,
 ) -> tuple[CompetitorTask, ...]:
-    """Return the tasks of a plan, one for each range; see `CompetitorTask` for the arguments."""
+    """Return the tasks of a plan; see `CompetitorTask` for the arguments."""
     by_name = {space.prototype.name: space for space in plan.spaces}
     return tuple(
         CompetitorTask(
-            shard,
-            by_name[shard.prototype],
+            number,
+            shards,
+            tuple(by_name[shard.prototype] for shard in shards),
             plan.pools,
             model=model,
             model_hash=model_hash,
@@ -343,7 +343,7 @@ def list_tasks(
             threads=threads,
             folder=folder,
         )
-        for shard in plan.shards
+        for number, shards in enumerate(plan.parts)
     )
 
 
@@ -355,7 +355,7 @@ def find_unfinished(tasks: Sequence[CompetitorTask]) -> tuple[CompetitorTask, ..
 
 
 def score_competitor_range(task: CompetitorTask, worker: int = 0) -> CompetitorReceipt:
-    """Score a range of decorations and write its part.
+    """Score some ranges of decorations and write their part.
 
     Runs in a Dask worker or in the driver's process; models and tessellations stay loaded from one
     call to the next. Decorations whose energy is above 0 by every column are not written: the
@@ -375,17 +375,13 @@ def score_competitor_range(task: CompetitorTask, worker: int = 0) -> CompetitorR
         torch.set_num_threads(task.threads)
     device = pick_device(task.device, worker)
     loaded = load_scorer(task.model, task.model_hash, str(device), task.precision)
-    space, shard = task.space, task.shard
-    scored = score_competitors(space, shard.start, shard.stop, task.pools, loaded, device)
-    below = (scored.energies < 0).any(axis=1)
-    numbers = scored.numbers[below]
-    phases = Phases.of_decorations(
-        numbers,
-        space.prototype.amounts,
-        scored.energies[below],
-        space.prototype.name,
-        identify_decorations(space.prototype, numbers),
-        space.formulas(numbers),
+    pieces = []
+    for space, shard in zip(task.spaces, task.shards, strict=True):
+        numbers = enumerate_candidates(space, shard.start, shard.stop).numbers
+        pieces.append((space.prototype, numbers[find_wanted(numbers, task.pools)]))
+    scored = score_decorations(pieces, loaded, device)
+    phases = Phases.join(
+        [_make_phases(space, each) for space, each in zip(task.spaces, scored, strict=True)]
     )
     path = _part_path(task)
     try:
@@ -394,10 +390,9 @@ def score_competitor_range(task: CompetitorTask, worker: int = 0) -> CompetitorR
         raise OutputError.from_os_error(error, path.parent) from error
     phases.save(path)
     receipt = CompetitorReceipt(
-        shard,
         task.key,
-        len(scored.numbers) + len(scored.failures),
-        scored.failures,
+        sum(len(each.numbers) + len(each.failures) for each in scored),
+        tuple(failure for each in scored for failure in each.failures),
         hash_file(path),
     )
     with written_atomically(path.with_suffix(".json")) as temporary:
@@ -444,32 +439,35 @@ def gather_competitors(
     earlier = _read_gathered(tasks)
     if earlier is not None:
         return earlier
-    kept: dict[tuple[int, ...], Phases] = {}
+    labels: dict[tuple[int, ...], list[str]] = {}
+    for space in plan.spaces:
+        amounts = space.prototype.amounts
+        stoichiometry = tuple(sorted(amount // gcd(*amounts) for amount in amounts))
+        labels.setdefault(stoichiometry, []).append(space.prototype.name)
+    kept: dict[tuple[int, ...], list[Phases]] = {each: [] for each in labels}
     decorations = 0
     failures: list[tuple[str, str]] = []
-    for _, of_type in groupby(tasks, key=lambda task: task.shard.prototype):
-        parts = []
-        for task in of_type:
-            receipt = _read_receipt(task)
-            if receipt is None:
-                raise ScreeningError(
-                    f"{_part_path(task)} is missing or damaged; run the same command again, which "
-                    "scores it anew"
-                )
-            decorations += receipt.decorations
-            failures += receipt.failures
-            parts.append(Phases.load(_part_path(task)))
-        amounts = task.space.prototype.amounts
-        stoichiometry = tuple(sorted(amount // gcd(*amounts) for amount in amounts))
-        if stoichiometry in kept:
-            parts.append(kept[stoichiometry])
-        kept[stoichiometry] = drop_beaten(Phases.join(parts), plan.own)
+    for task in tasks:
+        receipt = _read_receipt(task)
+        if receipt is None:
+            raise ScreeningError(
+                f"{_part_path(task)} is missing or damaged; run the same command again, which "
+                "scores it anew"
+            )
+        decorations += receipt.decorations
+        failures += receipt.failures
+        part = Phases.load(_part_path(task))
+        for stoichiometry, names in labels.items():
+            gathered = kept[stoichiometry]
+            gathered.append(part.select(np.isin(part.labels, names)))
+            if sum(map(len, gathered[1:])) > _MOST_WAITING:
+                kept[stoichiometry] = [drop_beaten(Phases.join(gathered), plan.own)]
     if decorations != plan.total:
         raise ScreeningError(
             f"the plan has {plan.total} decorations of competing phases, but the parts hold "
             f"{decorations}; please report this as a bug"
         )
-    phases = Phases.join(list(kept.values()))
+    phases = Phases.join([drop_beaten(Phases.join(each), plan.own) for each in kept.values()])
     folder = tasks[0].folder
     path = folder / _PHASES
     phases.save(path)
@@ -617,14 +615,38 @@ def _are_same_type(one: Prototype, other: Prototype) -> bool:
     return len(groups) == 1 and bool(StructureMatcher().fit_anonymous(first, second))
 
 
-def _cut(spaces: Sequence[CandidateSpace], counts: Mapping[str, int]) -> tuple[Shard, ...]:
-    """Cut each space into ranges that hold about `RANGE` wanted decorations each."""
-    ranges = []
+def _plan_parts(
+    spaces: Sequence[CandidateSpace], counts: Mapping[str, int]
+) -> tuple[tuple[Shard, ...], ...]:
+    """Cut spaces into ranges, and put small ones together: about `RANGE` decorations a task."""
+    parts: list[list[Shard]] = []
+    room, number = 0, 0
     for space in spaces:
         name, indices = space.prototype.name, space.index_count
-        size = ceil(indices / ceil(counts[name] / RANGE))
-        ranges += [(name, start, min(start + size, indices)) for start in range(0, indices, size)]
-    return tuple(Shard(number, *each) for number, each in enumerate(ranges))
+        pieces = ceil(counts[name] / RANGE)
+        size, expected = ceil(indices / pieces), ceil(counts[name] / pieces)
+        for start in range(0, indices, size):
+            if expected > room:
+                parts.append([])
+                room = RANGE
+            parts[-1].append(Shard(number, name, start, min(start + size, indices)))
+            room -= expected
+            number += 1
+    return tuple(map(tuple, parts))
+
+
+def _make_phases(space: CandidateSpace, scored: ScoredCompetitors) -> Phases:
+    """Return the decorations that lie below the elements by some column, as phases."""
+    below = (scored.energies < 0).any(axis=1)
+    numbers = scored.numbers[below]
+    return Phases.of_decorations(
+        numbers,
+        space.prototype.amounts,
+        scored.energies[below],
+        space.prototype.name,
+        identify_decorations(space.prototype, numbers),
+        space.formulas(numbers),
+    )
 
 
 @lru_cache(maxsize=64)
@@ -650,7 +672,7 @@ def _mix(state: NDArray[np.uint64]) -> NDArray[np.uint64]:
 
 
 def _part_path(task: CompetitorTask) -> Path:
-    return task.folder / _FOLDER / f"{task.shard.number:05d}.arrow"
+    return task.folder / _FOLDER / f"{task.number:05d}.arrow"
 
 
 def _read_receipt(task: CompetitorTask) -> CompetitorReceipt | None:
@@ -659,7 +681,6 @@ def _read_receipt(task: CompetitorTask) -> CompetitorReceipt | None:
     try:
         raw = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
         receipt = CompetitorReceipt(
-            shard=Shard(**raw["shard"]),
             key=raw["key"],
             decorations=raw["decorations"],
             failures=tuple((formula, reason) for formula, reason in raw["failures"]),
