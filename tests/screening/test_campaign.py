@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ import pytest
 from typer.testing import Result
 
 from prototypes import ATOMIC_NUMBERS, find_prototype
-from screening import campaign
+from screening import campaign, shard_tasks
 from screening.columns import RANKING
 from screening.crystal import Crystal
 from screening.errors import ScreeningError
@@ -70,8 +70,9 @@ def test_every_candidate_is_ranked_once_by_the_models_own_numbers(
     assert frame["prototype"].value_counts().to_dict() == {"perovskite": 504, "B2": 36, "L1_0": 36}
     assert len(frame.drop_duplicates(["prototype", "candidate"])) == 576
     assert frame["rank"].to_list() == list(range(1, 577))
-    assert frame["formation_enthalpy_ev_per_atom"].is_monotonic_increasing
-    by_forest = frame.sort_values("rf_rank")["rf_formation_enthalpy_ev_per_atom"]
+    assert frame["p_stable"].isna().all()  # the model was never calibrated
+    assert frame["energy_above_hull_ev_per_atom"].is_monotonic_increasing
+    by_forest = frame.sort_values("rf_rank")["rf_energy_above_hull_ev_per_atom"]
     assert by_forest.is_monotonic_increasing
     assert frame[frame["prototype"] != "perovskite"]["site_X"].isna().all()
 
@@ -281,20 +282,18 @@ def test_a_folder_that_another_run_writes_into_is_refused(
 def test_lost_candidates_are_a_bug(
     screening: Program, arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(campaign, "_work_off", lose_a_candidate(campaign._work_off))
+    screen = campaign.screen_shard
+
+    def lose(task: Any, worker: int) -> Receipt:
+        receipt = screen(task, worker)
+        lost = receipt.shard.number == 0
+        return replace(receipt, candidates=receipt.candidates - lost)
+
+    monkeypatch.setattr(campaign, "screen_shard", lose)
     done = screening(*arguments, "--out", tmp_path / "a")
     assert done.exit_code == 1
     assert isinstance(done.exception, ScreeningError)
-    assert "B2 has 36 candidates, but the shards hold 35" in str(done.exception)
-
-
-def lose_a_candidate(work_off: Callable[..., Iterator[Receipt]]) -> Callable[..., Any]:
-    def work_off_badly(*arguments: Any) -> Iterator[Receipt]:
-        for receipt in work_off(*arguments):
-            lost = receipt.shard.number == 0
-            yield replace(receipt, candidates=receipt.candidates - lost)
-
-    return work_off_badly
+    assert "B2 has 36 candidates, but the shards account for 35" in str(done.exception)
 
 
 @pytest.mark.parametrize(
@@ -467,14 +466,14 @@ def test_a_full_disk_keeps_finished_shards(
 def test_a_candidate_that_fails_is_a_row_with_its_reason(
     screening: Program, arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    featurize = campaign.featurize_candidates
+    featurize = shard_tasks.featurize_candidates
 
     def spoil(featurizer: Any, numbers: Any, device: Any) -> Any:
         features = featurize(featurizer, numbers, device)
         features[(numbers == 55).any(axis=1).nonzero()[0], 7] = np.nan
         return features
 
-    monkeypatch.setattr(campaign, "featurize_candidates", spoil)
+    monkeypatch.setattr(shard_tasks, "featurize_candidates", spoil)
     done = screening(*arguments, "--out", tmp_path / "a")
     assert done.exit_code == 0, done.output
     ranking = pq.read_table(tmp_path / "a" / "ranking.parquet")

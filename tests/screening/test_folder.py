@@ -123,13 +123,16 @@ def write_shard(folder: RunFolder, shard: Shard, rows: int = 3) -> None:
         "prototype": "B2",
         "candidate": 1,
         "formula": "LiF",
+        "likely_metal": False,
+        "radioactive_elements": "",
+        "toxic_elements": "",
         "known": True,
         "unseen_elements": "",
     }
     table = pa.Table.from_pylist([row] * rows, schema=schema)
     checksum = folder.write_shard(table, shard)
     folder.write_receipt(
-        Receipt(shard, rows, rows, {"write": 0.1}, checksum, "cpu", "float32", "host")
+        Receipt(shard, rows, rows, {}, {"write": 0.1}, checksum, "cpu", "float32", "host")
     )
 
 

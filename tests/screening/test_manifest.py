@@ -49,7 +49,7 @@ def test_environment_names_the_versions_that_numbers_depend_on() -> None:
 
 def test_stage_rates_are_per_second_of_a_worker() -> None:
     receipts = [
-        Receipt(Shard(n, "B2", 0, 9), 50, 0, dict.fromkeys(STAGES, 0.5), "", "cpu", "f", "h")
+        Receipt(Shard(n, "B2", 0, 9), 50, 0, {}, dict.fromkeys(STAGES, 0.5), "", "cpu", "f", "h")
         for n in range(2)
     ]
     assert sum_stages(receipts)["irnet"] == {
