@@ -1,0 +1,326 @@
+"""Campaigns against reference phases, against the model's own hull, and against each other."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+from pymatgen.analysis.phase_diagram import PDEntry, PhaseDiagram
+from pymatgen.core import Composition
+from typer.testing import CliRunner, Result
+
+from prototypes import ATOMIC_NUMBERS, find_prototype
+from screening.cli import app
+from screening.competitors import identify_decorations
+from screening.phases import Phases
+
+POOL = "Li,Na,Mg,Ca,O,F,Cl"
+REFERENCES = {
+    "LiF": -3.0, "NaF": -2.8, "NaCl": -2.1, "LiCl": -2.0, "MgO": -3.0, "CaO": -3.2, "Li2O": -2.0,
+    "CaF2": -4.1, "MgF2": -3.8, "Mg2Ca": -0.1, "NaMgF3": -3.4, "LiCaF3": -3.5, "NaClO3": -0.7,
+    "Na2O": -1.4, "ClF3": -0.4,
+}  # fmt: skip
+
+
+def run(folder: Path, model: Path, *options: str) -> Result:
+    call = [
+        "run", "--prototype", "B2", "--prototype", "cubic_perovskite", "--elements", POOL,
+        "--model", str(model), "--workers", "0", "--shard-size", "100", "--out", str(folder),
+        *options,
+    ]  # fmt: skip
+    return CliRunner().invoke(app, call)
+
+
+def read(folder: Path) -> pd.DataFrame:
+    return pq.read_table(folder / "ranking.parquet").to_pandas()
+
+
+@pytest.fixture(scope="module")
+def references(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("references") / "phases.csv"
+    table = pd.DataFrame(
+        {"formula": REFERENCES.keys(), "formation_energy_per_atom": REFERENCES.values()}
+    )
+    table["id"] = [f"ref-{number}" for number in range(len(table))]
+    table.to_csv(path, index=False)
+    return path
+
+
+@pytest.fixture(scope="module")
+def against_references(
+    tmp_path_factory: pytest.TempPathFactory, tiny_model: Path, references: Path
+) -> Path:
+    folder = tmp_path_factory.mktemp("runs") / "references"
+    done = run(folder, tiny_model, "--references", str(references))
+    assert done.exit_code == 0, done.output
+    assert "above the hull of 15 reference phases in phases.csv" in " ".join(done.stdout.split())
+    return folder
+
+
+@pytest.fixture(scope="module")
+def against_itself(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Path:
+    folder = tmp_path_factory.mktemp("runs") / "itself"
+    done = run(folder, tiny_model, "--competitors", "ternary")
+    assert done.exit_code == 0, done.output
+    return folder
+
+
+def hull_energy(formula: str, phases: list[tuple[str, float]]) -> float:
+    """Formation energy of the lowest mixture by pymatgen, eV/atom."""
+    composition = Composition(formula)
+    entries = [PDEntry(Composition(symbol), 0.0) for symbol in composition.chemical_system_set]
+    entries += [
+        PDEntry(Composition(name), energy * Composition(name).num_atoms)
+        for name, energy in phases
+        if Composition(name).chemical_system_set <= composition.chemical_system_set
+    ]
+    return float(PhaseDiagram(entries).get_hull_energy_per_atom(composition))
+
+
+def test_energies_above_references_are_those_of_pymatgen(against_references: Path) -> None:
+    ranking = read(against_references)
+    rows = ranking.iloc[:: max(1, len(ranking) // 60)]
+    phases = list(REFERENCES.items())
+    for _, row in rows.iterrows():
+        expected = hull_energy(row["formula"], phases)
+        above = row["formation_enthalpy_ev_per_atom"] - expected
+        assert row["energy_above_hull_ev_per_atom"] == pytest.approx(above, abs=2e-6)
+        by_forest = row["rf_formation_enthalpy_ev_per_atom"] - expected
+        assert row["rf_energy_above_hull_ev_per_atom"] == pytest.approx(by_forest, abs=2e-6)
+
+
+def test_known_references_are_told(against_references: Path) -> None:
+    row = read(against_references).set_index("formula").loc["NaMgF3"].iloc[0]
+    assert row["known"]
+    assert row["known_id"] == "ref-10"
+    assert row["known_formation_enthalpy_ev_per_atom"] == pytest.approx(-3.4)
+    manifest = json.loads((against_references / "manifest.json").read_text())
+    assert manifest["competitors"]["references"]["phases"] == len(REFERENCES)
+    assert manifest["campaign"]["references"] == manifest["competitors"]["references"]["sha256"]
+
+
+def test_energies_above_the_models_own_hull_are_those_of_pymatgen(against_itself: Path) -> None:
+    phases = Phases.load(against_itself / "competitors.arrow")
+    ranking = read(against_itself)
+    assert ranking["references_in_system"].min() > 0
+    for _, row in ranking.iloc[:: max(1, len(ranking) // 40)].iterrows():
+        prototype = find_prototype(row["prototype"])
+        numbers = np.array([[ATOMIC_NUMBERS[row[f"site_{role}"]] for role in prototype.roles]])
+        own = identify_decorations(prototype, numbers)[0]
+        others = [
+            (formula, energies[0])
+            for formula, energies, identity in zip(
+                phases.formulas, phases.energies, phases.identities, strict=True
+            )
+            if identity != own
+        ]
+        above = row["formation_enthalpy_ev_per_atom"] - hull_energy(row["formula"], others)
+        assert row["energy_above_hull_ev_per_atom"] == pytest.approx(above, abs=2e-6)
+
+
+def test_more_competitors_never_lower_an_energy_above_hull(
+    against_itself: Path, tiny_model: Path, tmp_path: Path
+) -> None:
+    done = run(tmp_path / "binary", tiny_model, "--competitors", "binary")
+    assert done.exit_code == 0, done.output
+    keys = ["prototype", "candidate"]
+    binary = read(tmp_path / "binary").set_index(keys)["energy_above_hull_ev_per_atom"]
+    ternary = read(against_itself).set_index(keys)["energy_above_hull_ev_per_atom"]
+    gain = ternary - binary
+    assert gain.min() > -2e-6
+    assert gain.max() > 0.01
+
+
+def test_without_competitors_there_is_no_hull(tiny_model: Path, tmp_path: Path) -> None:
+    done = run(tmp_path / "none", tiny_model, "--competitors", "none")
+    assert done.exit_code == 0, done.output
+    ranking = read(tmp_path / "none")
+    for name in ("energy_above_hull_ev_per_atom", "decomposition", "references_in_system"):
+        assert ranking[name].isna().all()
+    assert ranking["formation_enthalpy_ev_per_atom"].is_monotonic_increasing
+    assert "no hull was computed" in done.stderr
+    assert "formation enthalpy alone is not stability" in " ".join(done.stderr.split())
+
+
+def test_other_competitors_take_the_energies_over(
+    against_itself: Path, against_references: Path, references: Path, tmp_path: Path
+) -> None:
+    call = ["hull", against_itself, "--references", references, "--out", tmp_path / "new"]
+    done = CliRunner().invoke(app, [str(each) for each in (*call, "--workers", "0")])
+    assert done.exit_code == 0, done.output
+    keys = ["prototype", "candidate"]
+    expected = read(against_references).sort_values(keys).reset_index(drop=True)
+    found = read(tmp_path / "new").sort_values(keys).reset_index(drop=True)
+    close = ["energy_above_hull_ev_per_atom", "energy_above_hull_std_ev_per_atom"]
+    close += ["rf_energy_above_hull_ev_per_atom"]
+    for name in close:
+        np.testing.assert_allclose(found[name], expected[name], atol=3e-6)
+    ranks = ["rank", "rf_rank"]
+    pd.testing.assert_frame_equal(
+        found.drop(columns=[*close, *ranks]), expected.drop(columns=[*close, *ranks])
+    )
+
+
+def test_other_competitors_need_another_folder(against_itself: Path, references: Path) -> None:
+    call = ["hull", str(against_itself), "--references", str(references)]
+    done = CliRunner().invoke(app, call)
+    assert done.exit_code == 2
+    assert "give --out another folder" in done.stderr
+
+
+def test_an_incomplete_campaign_gives_no_energies_to_take_over(
+    against_itself: Path, references: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(against_itself, tmp_path / "part")
+    (tmp_path / "part" / "shards" / "00001.parquet").unlink()
+    call = ["hull", tmp_path / "part", "--references", references, "--out", tmp_path / "new"]
+    done = CliRunner().invoke(app, [str(each) for each in call])
+    assert done.exit_code == 2
+    assert "is not complete: 1 of" in done.stderr
+
+
+def test_candidates_that_compete_see_each_other(
+    against_references: Path, tiny_model: Path, references: Path, tmp_path: Path
+) -> None:
+    done = run(tmp_path / "compete", tiny_model, "--references", str(references), "--compete")
+    assert done.exit_code == 0, done.output
+    assert "the other candidates" in " ".join(done.stdout.split())
+    ranking = read(tmp_path / "compete")
+    energies = read(against_references)
+    rows = ranking[ranking["prototype"] == "cubic_perovskite"].iloc[::25]
+    for _, row in rows.iterrows():
+        itself = (energies["prototype"] == row["prototype"]) & (
+            energies["candidate"] == row["candidate"]
+        )
+        others = energies[~itself]
+        phases = [
+            *REFERENCES.items(),
+            *zip(others["formula"], others["formation_enthalpy_ev_per_atom"], strict=True),
+        ]
+        above = row["formation_enthalpy_ev_per_atom"] - hull_energy(row["formula"], phases)
+        assert row["energy_above_hull_ev_per_atom"] == pytest.approx(above, abs=3e-6)
+
+
+def test_conditions_remove_candidates_and_say_how_many(
+    against_references: Path, tiny_model: Path, references: Path, tmp_path: Path
+) -> None:
+    done = run(
+        tmp_path / "a", tiny_model, "--references", str(references),
+        "--require", "charge-neutral", "--require", "energy_above_hull_ev_per_atom < 1",
+    )  # fmt: skip
+    assert done.exit_code == 0, done.output
+    everything, kept = read(against_references), read(tmp_path / "a")
+    neutral = everything["charge_neutral"].fillna(True).astype(bool)
+    low = everything["energy_above_hull_ev_per_atom"] < 1
+    assert 0 < (neutral & low).sum() < neutral.sum() < len(everything)
+    assert set(kept["formula"]) == set(everything[neutral & low]["formula"])
+    assert len(kept) == (neutral & low).sum()
+    removed = json.loads((tmp_path / "a" / "manifest.json").read_text())["removed"]
+    assert removed["charge_neutral"] == {
+        "removed": (~neutral).sum(),
+        "not_applicable": everything["charge_neutral"].isna().sum(),
+    }
+    assert removed["energy_above_hull_ev_per_atom < 1"]["removed"] == (neutral & ~low).sum()
+    assert f"required charge_neutral: {(~neutral).sum():,} candidates removed" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "message"),
+    [
+        (["--require", "charge_netral"], 2, 'did you mean "charge_neutral"'),
+        (["--require", "rank < 10"], 2, "rank"),
+        (["--competitors", "binry"], 2, 'did you mean "binary"'),
+        (["--rank-by", "p_stabel"], 2, 'did you mean "p_stable"'),
+        (["--functional", "r2SCAN"], 2, "none are given"),
+        (["--references", "nothing.parquet"], 3, "nothing.parquet"),
+        (["--stable-within", "nan"], 2, "stable-within"),
+    ],
+)
+def test_mistakes_are_told_before_anything_is_computed(
+    options: list[str], code: int, message: str, tiny_model: Path, tmp_path: Path
+) -> None:
+    done = run(tmp_path / "a", tiny_model, *options)
+    assert done.exit_code == code, done.output
+    assert message in " ".join(done.stderr.split())
+    assert not (tmp_path / "a" / "ranking.parquet").exists()
+
+
+def test_references_and_predicted_competitors_exclude_each_other(
+    references: Path, tiny_model: Path, tmp_path: Path
+) -> None:
+    done = run(
+        tmp_path / "a", tiny_model, "--references", str(references), "--competitors", "binary"
+    )
+    assert done.exit_code == 2
+    assert "exclude each other" in done.stderr
+
+
+def test_references_of_another_functional_are_warned_of(
+    references: Path, tiny_model: Path, tmp_path: Path
+) -> None:
+    model = tmp_path / "model"
+    shutil.copytree(tiny_model, model)
+    card = json.loads((model / "card.json").read_text())
+    card["data"]["functional"] = "PBE"
+    (model / "card.json").write_text(json.dumps(card))
+    done = run(
+        tmp_path / "a", model, "--references", str(references), "--functional", "r2SCAN",
+        "--elements", "X=F,K",
+    )  # fmt: skip
+    assert done.exit_code == 0, done.output
+    told = " ".join(done.stderr.split())
+    assert "r2SCAN energies and the model predicts PBE" in told
+    assert "no reference phase holds K" in told
+
+
+def test_a_calibrated_model_ranks_by_probability(
+    calibrated_model: Path, references: Path, tmp_path: Path
+) -> None:
+    done = run(
+        tmp_path / "a", calibrated_model, "--references", str(references),
+        "--stable-within", "0.2",
+    )  # fmt: skip
+    assert done.exit_code == 0, done.output
+    ranking = read(tmp_path / "a")
+    ordered = ranking.sort_values(
+        ["p_stable", "energy_above_hull_ev_per_atom"], ascending=[False, True], kind="stable"
+    )
+    assert ranking["p_stable"].between(0, 1).all()
+    assert (ordered["rank"].diff().dropna() == 1).mean() > 0.95  # ties apart
+    assert ranking["p_stable"].is_monotonic_decreasing
+    assert (ranking["energy_above_hull_std_ev_per_atom"] > 0).all()
+
+    before = sorted(path.stat().st_mtime_ns for path in (tmp_path / "a" / "shards").iterdir())
+    again = run(
+        tmp_path / "a", calibrated_model, "--references", str(references),
+        "--stable-within", "0.2", "--rank-by", "upper-bound",
+    )  # fmt: skip
+    assert again.exit_code == 0, again.output
+    cautious = read(tmp_path / "a")
+    bound = (
+        cautious["energy_above_hull_ev_per_atom"]
+        + 1.2816 * cautious["energy_above_hull_std_ev_per_atom"]
+    )
+    assert bound.is_monotonic_increasing
+    after = sorted(path.stat().st_mtime_ns for path in (tmp_path / "a" / "shards").iterdir())
+    assert before == after
+
+
+def test_results_are_filtered_ordered_and_thinned_on_request(against_references: Path) -> None:
+    def show(*options: str) -> str:
+        done = CliRunner().invoke(app, ["show", str(against_references), *options])
+        assert done.exit_code == 0, done.output
+        return done.stdout
+
+    assert "chosen from" in show("--require", "references_in_system >= 3")
+    everything = show("--top", "5")
+    assert show("--top", "5", "--rank-by", "formation_enthalpy") != everything
+    diverse = show("--top", "5", "--diverse")
+    assert diverse.startswith("Diverse 5 of")
+    formulas = [line.split()[1] for line in diverse.splitlines() if line[:4].strip().isdigit()]
+    assert len(set(formulas)) == 5
