@@ -262,8 +262,9 @@ CHEMISTRY: Final = (
         "charge_neutral",
         "bool",
         "",
-        "Whether plausible oxidation states sum to zero; null where the rule does not apply, as "
-        "to intermetallics.",
+        "Whether plausible oxidation states sum to zero; false only where O, S, Se or a halogen is "
+        "the most electronegative element, null where the rule gives no verdict, as on "
+        "intermetallics.",
         nullable=True,
     ),
     Column(
@@ -277,24 +278,24 @@ CHEMISTRY: Final = (
         "electronegativity_order",
         "bool",
         "",
-        "Whether every positive ion is less electronegative than every negative one; null without "
-        "oxidation states.",
+        "Whether in these oxidation states every positive ion is less electronegative than every "
+        "negative one; false too where charge_neutral is false, null where it is null.",
         nullable=True,
     ),
     Column(
         "goldschmidt_tolerance_factor",
         "double",
         "",
-        "Goldschmidt's tolerance factor by Shannon's radii; null but for perovskites with "
-        "tabulated radii.",
+        "Goldschmidt's tolerance factor by Shannon's radii, rounded to 1e-4; null but for "
+        "perovskites whose ions have tabulated radii.",
         nullable=True,
     ),
     Column(
         "bartel_tolerance_factor",
         "double",
         "",
-        "Tolerance factor of Bartel et al. (2019), below 4.18 for a likely perovskite; null as "
-        "for Goldschmidt's.",
+        "Tolerance factor of Bartel et al. (2019), rounded to 1e-4: below 4.18 for a likely "
+        "perovskite, infinite where A is not larger than B; null as for Goldschmidt's.",
         nullable=True,
     ),
     Column("likely_metal", "bool", "", "A guess from the elements whether it is a metal."),
@@ -421,8 +422,8 @@ RANKING: Final = TableKind(
             "rf_rank",
             "int64",
             "",
-            "Place by the Random Forest's energy above hull, or by its formation enthalpy where no "
-            "hull was computed; null if the model has no forest.",
+            "Place by the Random Forest's energy above hull, or by its formation enthalpy where the "
+            "ranking goes by that too or no hull was computed; null if the model has no forest.",
             nullable=True,
         ),
         KNOWN,
