@@ -324,6 +324,12 @@ def run_backtest(
                     if not seen.all()
                     else ": this is no test of what it finds"
                 )
+                + (
+                    ""
+                    if request.known
+                    else ". Crystals known of these compositions no longer compete; give them with "
+                    "--known"
+                )
             )
     assert compounds.rows.features is not None
     with _timed(seconds, "predict"):

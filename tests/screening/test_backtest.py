@@ -294,6 +294,7 @@ def test_compositions_that_the_model_knows_are_told_and_set_apart(
     request = with_table(request_, tmp_path / "known.parquet", formula=names)
     result, said = judge(model, request)
     assert result.seen == 10
+    assert any("give them with --known" in each for each in said)
     assert any("trained on the compositions of 10 of these 160" in each for each in said)
     new = result.find("irnet_energy", NEW)
     assert new is not None
