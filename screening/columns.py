@@ -422,8 +422,9 @@ RANKING: Final = TableKind(
             "rf_rank",
             "int64",
             "",
-            "Place by the Random Forest's energy above hull, or by its formation enthalpy where the "
-            "ranking goes by that too or no hull was computed; null if the model has no forest.",
+            "Place by the Random Forest's energy above hull, or by its formation enthalpy where "
+            "the ranking goes by that too or no hull was computed; null if the model has no "
+            "forest.",
             nullable=True,
         ),
         KNOWN,
