@@ -4,7 +4,7 @@
 
 Runs `screening run` as a user does, in a process of its own, and samples the memory of that
 process and its workers. Without options: all 681,384 ABX3 of 89 elements on the Pnma perovskite,
-scored by the bundled ensemble and the Random Forest.
+scored by the bundled ensemble and the Random Forest, against the phases that the model predicts.
 """
 
 from __future__ import annotations
@@ -44,9 +44,14 @@ def main() -> None:
     parser.add_argument("--model", default="default")
     parser.add_argument("--workers", default="2")
     parser.add_argument("--device", default="auto")
+    parser.add_argument("--references", help="reference phases; without, the model predicts them")
+    parser.add_argument("--competitors", choices=("binary", "ternary", "none"))
     arguments = parser.parse_args()
     options = ["--model", arguments.model, "--workers", arguments.workers]
     options += ["--device", arguments.device]
+    for option in ("references", "competitors"):
+        given = getattr(arguments, option)
+        options += [] if given is None else [f"--{option}", given]
     for name in arguments.prototype or ["perovskite"]:
         options += ["--prototype", name]
     for pool in arguments.elements or ["all89"]:
