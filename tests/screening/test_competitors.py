@@ -168,6 +168,22 @@ def test_a_type_in_the_users_geometry_takes_the_place_of_its_namesake(tmp_path: 
     )
 
 
+@pytest.mark.parametrize(
+    ("screened", "replaced"),
+    [
+        ("AB3C_oP20_62_c_cd_a", "perovskite"),
+        ("AB3C_cP5_221_a_c_b", "cubic_perovskite"),
+        ("AB2C4_tI14_139_a_e_ce", "K2NiF4"),
+    ],
+)
+def test_another_geometry_of_a_type_takes_its_place(screened: str, replaced: str) -> None:
+    spaces, _ = open_spaces([screened], ["Ca,Ti,O"])
+    names = set(plan_competitors(spaces, Competitors.TERNARY).counts)
+    assert screened in names
+    assert replaced not in names
+    assert len(names) == len(BINARY_TYPES) + len(TERNARY_TYPES)
+
+
 @settings(deadline=None, max_examples=30)
 @given(st.sampled_from(["B2", "AB_cF8_225_a_b", "perovskite", "AB2C_cF16_225_a_c_b"]), st.data())
 def test_equal_decorations_have_one_identity_and_others_another(
