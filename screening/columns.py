@@ -201,7 +201,8 @@ REFERENCES_IN_SYSTEM: Final = Column(
     "references_in_system",
     "int64",
     "",
-    "Competing phases in the chemical system and its subsystems, elements not counted.",
+    "Competing phases in the chemical system and its subsystems, elements not counted; of phases "
+    "that the model predicts only those that can matter to some candidate.",
     nullable=True,
 )
 STABILITY: Final = (
@@ -478,16 +479,55 @@ IMPUTED_STRUCTURES: Final = TableKind(
 
 PREDICTIONS: Final = TableKind(
     "predictions",
-    "Predictions for structures of the user's own (`screening predict`).",
+    "Predictions for structures of the user's own (`screening predict`). Columns of the hull are "
+    "null without reference phases and for compounds of more than nine elements.",
     (
         ID,
         FORMULA,
+        Column(
+            ABOVE_HULL.name,
+            ABOVE_HULL.dtype,
+            _ENERGY,
+            "Formation enthalpy less that of the lowest mixture of the reference phases, among "
+            "them the compound's own composition where they list it, rounded to 1e-6; negative "
+            "below their hull.",
+            nullable=True,
+        ),
+        Column(
+            ABOVE_HULL_STD.name,
+            ABOVE_HULL_STD.dtype,
+            _ENERGY,
+            "Standard deviation of the energy above hull: the members' and calibrated noise, "
+            "rounded to 1e-6. Of the members alone if the model was never calibrated, null then "
+            "with a single member.",
+            nullable=True,
+        ),
+        Column(
+            P_STABLE.name,
+            P_STABLE.dtype,
+            "",
+            "Probability that the energy above hull is at most the tolerance (stable-within), "
+            "rounded to 1e-6; null if the model was never calibrated.",
+            nullable=True,
+        ),
+        DECOMPOSITION,
+        REFERENCES_IN_SYSTEM,
         ENTHALPY,
         ENTHALPY_STD,
         ENTHALPY_LOW,
         ENTHALPY_HIGH,
+        Column(
+            RF_ABOVE_HULL.name,
+            RF_ABOVE_HULL.dtype,
+            _ENERGY,
+            "Energy above the same hull by the Random Forest, rounded to 1e-6; null if the model "
+            "has no forest.",
+            nullable=True,
+        ),
         RF_ENTHALPY,
         KNOWN,
+        *(column for column in KNOWN_DETAILS if column.name != "known_in_prototype"),
+        *CHEMISTRY,
         DISTANCE,
         UNSEEN,
         IMPUTED,

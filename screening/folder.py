@@ -159,8 +159,9 @@ class RunFolder:
 
     def _clear_leftovers(self) -> None:
         try:
-            for leftover in (*self.path.glob(".*.tmp"), *self.path.glob("shards/.*.tmp")):
-                leftover.unlink()
+            for folder in (self.path, self.path / "shards", self.path / "competitors"):
+                for leftover in folder.glob(".*.tmp"):
+                    leftover.unlink()
         except OSError as error:
             raise OutputError.from_os_error(error, self.path) from error
 

@@ -97,10 +97,14 @@ def test_opening_nothing_names_the_neighbour(tmp_path: Path) -> None:
 
 def test_leftovers_of_killed_writers_are_removed(tmp_path: Path) -> None:
     claim(tmp_path)
-    leftover = tmp_path / "shards" / ".00000.parquet.abcd.tmp"
-    leftover.write_text("x")
+    (tmp_path / "competitors").mkdir()
+    leftovers = [
+        tmp_path / folder / ".00000.parquet.abcd.tmp" for folder in ("", "shards", "competitors")
+    ]
+    for leftover in leftovers:
+        leftover.write_text("x")
     claim(tmp_path)
-    assert not leftover.exists()
+    assert not any(leftover.exists() for leftover in leftovers)
 
 
 def test_a_folder_in_use_is_refused_and_left_alone(tmp_path: Path) -> None:
