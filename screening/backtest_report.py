@@ -222,10 +222,11 @@ def write_report(
     Raises:
         OutputError: A file cannot be written.
     """
+    environment = describe_environment()
     making = {
         "created": datetime.date.today().isoformat(),
         "machine": describe_machine(result.request.device),
-        "environment": describe_environment(),
+        "environment": {name: environment[name] for name in ("screening", "commit", "packages")},
         "model": {"name": model.card.name, "content_sha256": model.content_hash},
         "command": " ".join(_name_files(command)),
     }
