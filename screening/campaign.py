@@ -258,17 +258,9 @@ def _open_references(
     if settings.references is None:
         return None
     references = read_references(settings.references, settings.functional)
-    warning = references.compare_functional(model.card.data.functional)
-    missing = references.missing({number for pool in pools.values() for number in pool})
-    for note in references.notes:
-        observer.note(note)
-    if warning is not None:
-        observer.note(f"Warning: {warning}")
-    if missing:
-        observer.note(
-            f"no reference phase holds {' '.join(missing)}: with these only the elements compete, "
-            "at 0 eV/atom"
-        )
+    numbers = {number for pool in pools.values() for number in pool}
+    for remark in references.list_remarks(numbers, model.card.data.functional):
+        observer.note(remark)
     return references
 
 

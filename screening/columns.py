@@ -484,6 +484,11 @@ PREDICTIONS: Final = TableKind(
     (
         ID,
         FORMULA,
+        ENTHALPY,
+        ENTHALPY_STD,
+        ENTHALPY_LOW,
+        ENTHALPY_HIGH,
+        RF_ENTHALPY,
         Column(
             ABOVE_HULL.name,
             ABOVE_HULL.dtype,
@@ -512,10 +517,6 @@ PREDICTIONS: Final = TableKind(
         ),
         DECOMPOSITION,
         REFERENCES_IN_SYSTEM,
-        ENTHALPY,
-        ENTHALPY_STD,
-        ENTHALPY_LOW,
-        ENTHALPY_HIGH,
         Column(
             RF_ABOVE_HULL.name,
             RF_ABOVE_HULL.dtype,
@@ -524,7 +525,6 @@ PREDICTIONS: Final = TableKind(
             "has no forest.",
             nullable=True,
         ),
-        RF_ENTHALPY,
         KNOWN,
         *(column for column in KNOWN_DETAILS if column.name != "known_in_prototype"),
         *CHEMISTRY,

@@ -42,6 +42,11 @@ LABEL_WIDTH = 24
 ROW_LABELS = ("id", "formula", "kind", "group", "predictor", "geometry", "scheme")
 """Columns that say what a row is, not what was measured."""
 
+REFERENCE_FILES = (
+    "Parquet or CSV with formula and formation_energy_per_atom, or a JSON list of pymatgen entries"
+)
+"""What files of reference phases are, for the help of `--references`."""
+
 FolderArgument = Annotated[
     Path, typer.Argument(metavar="DIR", help="Result folder of a campaign.", show_default=False)
 ]
@@ -59,6 +64,22 @@ RankByOption = Annotated[
         help=f"Order of the ranking: {', '.join(ORDERS)}.",
         autocompletion=complete_order,
         show_default="p_stable",
+    ),
+]
+FunctionalOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help="How the references were calculated, if not as the model's training data.",
+    ),
+]
+StableWithinOption = Annotated[
+    float | None,
+    typer.Option(
+        min=0,
+        metavar="EV_PER_ATOM",
+        help="Energy above hull that still counts as stable.",
+        show_default="0.05",
     ),
 ]
 FeatureTableOption = Annotated[

@@ -9,9 +9,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from screening.command_parts import (
+    REFERENCE_FILES,
     FolderArgument,
+    FunctionalOption,
     RankByOption,
     RequireOption,
+    StableWithinOption,
     print_ranking,
     say,
 )
@@ -80,16 +83,8 @@ ReferencesOption = Annotated[
         "--references",
         "-r",
         metavar="FILE",
-        help="Reference phases that candidates compete with: Parquet or CSV with formula and "
-        "formation_energy_per_atom, or a JSON list of pymatgen entries.",
+        help=f"Reference phases that candidates compete with: {REFERENCE_FILES}.",
         show_default="the model predicts competing phases",
-    ),
-]
-FunctionalOption = Annotated[
-    str | None,
-    typer.Option(
-        metavar="NAME",
-        help="How the references were calculated, if not as the model's training data.",
     ),
 ]
 CompetitorsOption = Annotated[
@@ -104,15 +99,6 @@ CompeteOption = Annotated[
     bool | None,
     typer.Option(
         "--compete", help="Let candidates of one chemical system compete with each other."
-    ),
-]
-StableWithinOption = Annotated[
-    float | None,
-    typer.Option(
-        min=0,
-        metavar="EV_PER_ATOM",
-        help="Energy above hull that still counts as stable.",
-        show_default="0.05",
     ),
 ]
 OutOption = Annotated[

@@ -5,14 +5,18 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections.abc import Sequence
+from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 
 from screening.command_parts import (
+    REFERENCE_FILES,
     DeviceOption,
+    FunctionalOption,
     SchedulerOption,
+    StableWithinOption,
     WorkersOption,
     check_device,
     check_output,
@@ -30,6 +34,7 @@ from screening.features import Engine
 if TYPE_CHECKING:
     from screening.crystal import Crystal
     from screening.features.table import Failure
+    from screening.references import References
 
 ENGINES: tuple[Engine, ...] = get_args(Engine)
 
@@ -57,6 +62,18 @@ EngineOption = Annotated[
     typer.Option(
         help="fast (Voro++ and array arithmetic) or matminer (the reference, slow).",
         autocompletion=complete_engine,
+    ),
+]
+
+
+ReferencesOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--references",
+        "-r",
+        metavar="FILE",
+        help=f"Reference phases that the structures compete with: {REFERENCE_FILES}.",
+        show_default="no energies above hull",
     ),
 ]
 
@@ -111,6 +128,9 @@ def predict(
     model: Annotated[
         str, typer.Option(help="Bundled model or model folder.", autocompletion=complete_model)
     ] = "default",
+    references: ReferencesOption = None,
+    functional: FunctionalOption = None,
+    stable_within: StableWithinOption = None,
     engine: EngineOption = "fast",
     device: DeviceOption = "auto",
     workers: Annotated[
@@ -121,18 +141,31 @@ def predict(
     top: Annotated[int, typer.Option(min=0, help="Rows to show on the terminal.")] = TERMINAL_ROWS,
     overwrite: Annotated[bool, typer.Option(help="Replace the output if it exists.")] = False,
 ) -> None:
-    """Predict the formation enthalpy of your own structures.
+    """Predict the formation enthalpy of your own structures, and how stable they are.
 
-    What cannot be used goes to OUT's .failures.parquet with its reason.
+    Energies above hull need --references: competing phases that the model itself predicts are
+    offered for campaigns only. What cannot be used goes to OUT's .failures.parquet with its
+    reason.
     """
     from screening.model_library import NOT_CALIBRATED, load_enthalpy_model
-    from screening.predict import predict_structures, show_predictions, write_predictions
+    from screening.predict import (
+        describe_references,
+        predict_structures,
+        show_predictions,
+        write_predictions,
+    )
+    from screening.settings import DEFAULT_STABLE_WITHIN
 
     chosen = check_engine(engine)
     check_output(out, overwrite, ".parquet")
     check_device(device)
+    phases = _open_references(references, functional, stable_within)
     crystals, unread = _read_inputs(inputs, out)
     loaded = load_enthalpy_model(model)
+    if phases is not None:
+        numbers = {int(number) for crystal in crystals for number in crystal.numbers}
+        for remark in phases.list_remarks(numbers, loaded.card.data.functional):
+            say(remark)
     with (
         interruptible("nothing was written"),
         tempfile.TemporaryDirectory(prefix="screening-") as work,
@@ -142,6 +175,8 @@ def predict(
             loaded,
             crystals,
             Path(work),
+            references=phases,
+            stable_within=DEFAULT_STABLE_WITHIN if stable_within is None else stable_within,
             engine=chosen,
             device=device,
             run=run_in_parallel(workers, scheduler),
@@ -152,15 +187,38 @@ def predict(
     write_predictions(table, everything, out)
     shown = show_predictions(table, top)
     if len(shown):
-        part = len(shown) < table.num_rows
-        title = f"first {len(shown):,} of {table.num_rows:,}, in the order of the input"
-        print_table(
-            title if part else "", [list(shown.columns), *shown.astype(str).to_numpy().tolist()]
-        )
+        title = []
+        if len(shown) < table.num_rows:
+            title.append(f"first {len(shown):,} of {table.num_rows:,}, in the order of the input")
+        if phases is not None:
+            title.append(f"above the hull of {describe_references(table)}")
+        rows = [list(shown.columns), *shown.astype(str).to_numpy().tolist()]
+        print_table("; ".join(title), rows)
     say(f"{out}: {count_structures(table.num_rows)}, model {loaded.card.name}")
     if loaded.uncertainty is None:
         say(f"model {loaded.card.name}: {NOT_CALIBRATED}")
     _say_failures(everything, out)
+
+
+def _open_references(
+    path: Path | None, functional: str | None, stable_within: float | None
+) -> References | None:
+    """Read the references; refuse what would change nothing without them."""
+    if stable_within is not None and not isfinite(stable_within):
+        raise ConfigurationError(
+            f"--stable-within {stable_within} is no energy; give a number of eV/atom"
+        )
+    if path is not None:
+        from screening.references import read_references
+
+        return read_references(path, functional)
+    for option, value in (("--functional", functional), ("--stable-within", stable_within)):
+        if value is not None:
+            raise ConfigurationError(
+                f"{option} {value} tells nothing without references; give --references FILE or "
+                f"leave {option} out"
+            )
+    return None
 
 
 def _say_failures(failures: Sequence[Failure], out: Path) -> None:

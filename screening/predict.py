@@ -1,7 +1,10 @@
-"""Predictions for structures of the user's own."""
+"""Predictions for structures of the user's own: as much as a campaign says of its candidates."""
 
+import json
 from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
+from typing import Any, Final
 
 import numpy as np
 import pandas as pd
@@ -10,16 +13,25 @@ import torch
 from numpy.typing import NDArray
 
 from prototypes import SYMBOLS
+from screening.chemistry import tabulate_compositions
 from screening.columns import (
+    ABOVE_HULL,
+    ABOVE_HULL_STD,
+    DECOMPOSITION,
     DISTANCE,
     ENTHALPY,
     ENTHALPY_HIGH,
     ENTHALPY_LOW,
     ENTHALPY_STD,
+    P_STABLE,
     PREDICTIONS,
+    REFERENCES_IN_SYSTEM,
+    RF_ABOVE_HULL,
     RF_ENTHALPY,
+    STABILITY,
     write_table,
 )
+from screening.composition_distance import Compositions, NearestComposition, read_compositions
 from screening.crystal import Crystal
 from screening.feature_tables import (
     Features,
@@ -30,11 +42,55 @@ from screening.feature_tables import (
 )
 from screening.features import Engine
 from screening.features.table import Failure
+from screening.known import KnownCompounds
 from screening.model_library import ScreeningModel
-from screening.score import LoadedModel, score_candidates
-from screening.terminal import format_interval
+from screening.phases import MOST_ELEMENTS
+from screening.references import References
+from screening.score import LoadedModel, Scores, score_candidates
+from screening.settings import DEFAULT_STABLE_WITHIN
+from screening.stability import place_on_hull
+from screening.terminal import describe_hull, format_interval
 
-DECIMALS = 6
+DECIMALS: Final = 6
+
+RECORD: Final = b"screening"
+"""Key of the file's metadata that says, as JSON, what the predictions rest on."""
+
+
+@dataclass(frozen=True, eq=False)
+class _Compounds:
+    """Compositions of m structures, of at most k elements.
+
+    Attributes:
+        formulas: Reduced formulas, length m.
+        numbers: Atomic numbers, ascending, 0 beyond, shape (m, k), uint8.
+        amounts: Atoms of each in the cell, 0 beyond, shape (m, k).
+    """
+
+    formulas: list[str]
+    numbers: NDArray[np.uint8]
+    amounts: NDArray[np.int64]
+
+    @classmethod
+    def of(cls, crystals: Sequence[Crystal]) -> "_Compounds":
+        counted = [np.unique(crystal.numbers, return_counts=True) for crystal in crystals]
+        width = max((len(which) for which, _ in counted), default=1)
+        numbers = np.zeros((len(crystals), width), np.uint8)
+        amounts = np.zeros((len(crystals), width), np.int64)
+        for row, (which, many) in enumerate(counted):
+            numbers[row, : len(which)] = which
+            amounts[row, : len(many)] = many
+        return cls([crystal.formula for crystal in crystals], numbers, amounts)
+
+    def __len__(self) -> int:
+        return len(self.formulas)
+
+    def as_counts(self) -> list[dict[int, int]]:
+        """Atoms of each atomic number, for each compound."""
+        return [
+            {int(z): int(amount) for z, amount in zip(which, many, strict=True) if z}
+            for which, many in zip(self.numbers, self.amounts, strict=True)
+        ]
 
 
 def predict_structures(
@@ -42,17 +98,22 @@ def predict_structures(
     crystals: Sequence[Crystal],
     work: Path,
     *,
+    references: References | None = None,
+    stable_within: float = DEFAULT_STABLE_WITHIN,
     engine: Engine = "fast",
     device: str = "auto",
     run: ParallelMap | None = None,
     progress: ProgressCall | None = None,
 ) -> tuple[pa.Table, tuple[Failure, ...]]:
-    """Predict formation enthalpies.
+    """Predict formation enthalpies and, beside reference phases, energies above hull.
 
     Args:
         model: The model.
         crystals: Structures with distinct ids.
         work: Folder for features on the way.
+        references: Phases that the structures compete with, one of their own composition
+            included. None computes no hull: all columns of it are null.
+        stable_within: Energy above hull that still counts as stable, eV/atom.
         engine: Which featurizer.
         device: Where the networks run.
         run: How to run the chunks of featurizing; in this process if None.
@@ -60,13 +121,28 @@ def predict_structures(
 
     Returns:
         A table of `screening.columns.PREDICTIONS` in the order of the crystals, and the structures
-        that could not be featurized.
+        that could not be featurized, among them those with elements beyond Lr. Compounds of more
+        than nine elements have no energy above hull. The table's metadata say what it rests on.
     """
     features = featurize_structures(crystals, work, engine=engine, run=run, progress=progress)
     by_id = {crystal.id: crystal for crystal in crystals}
-    return _tabulate(model, features, [by_id[name] for name in features.ids], device), (
-        features.failures
+    compounds = _Compounds.of([by_id[name] for name in features.ids])
+    loaded = LoadedModel(model, model.ensemble.scorer(device=device))
+    scores = score_candidates(loaded, torch.from_numpy(features.values.astype(np.float32)))
+    columns = {
+        "id": pa.array(features.ids, pa.string()),
+        "formula": pa.array(compounds.formulas, pa.string()),
+        **_tabulate_scores(scores),
+        **_tabulate_stability(model, compounds, scores, references, stable_within),
+        **_tabulate_known(model, compounds, references),
+        **tabulate_compositions(compounds.as_counts()),
+        "unseen_elements": _name_unseen(model, compounds),
+        "imputed_elements": pa.array([names or None for names in features.imputed], pa.string()),
+    }
+    table = pa.table(PREDICTIONS.sort(columns)).replace_schema_metadata(
+        {RECORD: json.dumps(_describe_basis(model, references, stable_within))}
     )
+    return table, features.failures
 
 
 def write_predictions(table: pa.Table, failures: Sequence[Failure], path: Path) -> None:
@@ -84,44 +160,139 @@ def write_predictions(table: pa.Table, failures: Sequence[Failure], path: Path) 
     write_table(table, path, PREDICTIONS)
 
 
-def _tabulate(
-    model: ScreeningModel, features: Features, crystals: Sequence[Crystal], device: str
-) -> pa.Table:
-    formulas = [crystal.formula for crystal in crystals]
-    loaded = LoadedModel(model, model.ensemble.scorer(device=device))
-    scores = score_candidates(loaded, torch.from_numpy(features.values.astype(np.float32)))
-    trained = set(model.training_elements)
-    unseen = [
-        " ".join(s for s in (SYMBOLS[z - 1] for z in np.unique(c.numbers)) if s not in trained)
-        for c in crystals
-    ]
+def read_basis(table: pa.Table) -> dict[str, Any]:
+    """Return what predictions rest on.
 
-    def column(values: NDArray[np.float64]) -> pa.Array:
-        # a single member has no spread, a model without forest no opinion of one: NaN becomes null
-        return pa.array(values.round(DECIMALS), pa.float64(), from_pandas=True)
+    Args:
+        table: As `predict_structures` returns it, or read from its file.
 
-    return pa.table(
-        {
-            "id": pa.array(features.ids, pa.string()),
-            "formula": pa.array(formulas, pa.string()),
-            ENTHALPY.name: column(scores.mean),
-            ENTHALPY_STD.name: column(scores.std),
-            ENTHALPY_LOW.name: column(scores.low),
-            ENTHALPY_HIGH.name: column(scores.high),
-            RF_ENTHALPY.name: column(scores.forest),
-            "known": pa.array(model.training_formulas.contains(formulas), pa.bool_()),
-            DISTANCE.name: column(scores.distance),
-            "unseen_elements": pa.array(unseen, pa.string()),
-            "imputed_elements": pa.array([t or None for t in features.imputed], pa.string()),
+    Returns:
+        `model` (name, sha256), `references` (file, sha256, phases, functional) and
+        `stable_within_ev_per_atom`; the last two are None without references.
+    """
+    basis: dict[str, Any] = json.loads(table.schema.metadata[RECORD])
+    return basis
+
+
+def _tabulate_scores(scores: Scores) -> dict[str, pa.Array]:
+    return {
+        ENTHALPY.name: _round(scores.mean),
+        ENTHALPY_STD.name: _round(scores.std),
+        ENTHALPY_LOW.name: _round(scores.low),
+        ENTHALPY_HIGH.name: _round(scores.high),
+        RF_ENTHALPY.name: _round(scores.forest),
+        DISTANCE.name: _round(scores.distance),
+    }
+
+
+def _tabulate_stability(
+    model: ScreeningModel,
+    compounds: _Compounds,
+    scores: Scores,
+    references: References | None,
+    within: float,
+) -> dict[str, pa.Array]:
+    """Columns of the hull; null where there is none, by lack of references or many elements."""
+    if references is None:
+        return {
+            column.name: pa.nulls(len(compounds), pa.type_for_alias(column.dtype))
+            for column in (*STABILITY, RF_ABOVE_HULL)
         }
+    few = np.flatnonzero((compounds.numbers > 0).sum(axis=1) <= MOST_ELEMENTS)
+    placement = place_on_hull(
+        references.phases,
+        compounds.numbers[few],
+        compounds.amounts[few],
+        _select(scores, few),
+        model.uncertainty,
+        within=within,
     )
+    judged = placement.stability
+    places = np.full(len(compounds), -1)
+    places[few] = np.arange(len(few))
+    taken = pa.array(places, mask=places < 0)
+    columns = {
+        ABOVE_HULL.name: _round(judged.energy_above_hull),
+        ABOVE_HULL_STD.name: _round(judged.std),
+        P_STABLE.name: _round(judged.p_stable),
+        DECOMPOSITION.name: pa.array(placement.decompositions, pa.string()),
+        REFERENCES_IN_SYSTEM.name: pa.array(placement.references, pa.int64()),
+        RF_ABOVE_HULL.name: _round(judged.forest_energy_above_hull),
+    }
+    return {name: column.take(taken) for name, column in columns.items()}
+
+
+def _select(scores: Scores, rows: NDArray[np.int64]) -> Scores:
+    arrays: dict[str, Any] = {
+        field.name: value[rows]
+        for field in fields(scores)
+        if isinstance(value := getattr(scores, field.name), np.ndarray)
+    }
+    return replace(scores, **arrays)
+
+
+def _tabulate_known(
+    model: ScreeningModel, compounds: _Compounds, references: References | None
+) -> dict[str, pa.Array]:
+    known = KnownCompounds.of(
+        model.training_formulas, None if references is None else references.phases
+    )
+    found = known.find(compounds.formulas)
+    everything = Compositions.of(*read_compositions(known.formulas.tolist()))
+    nearest, distances = NearestComposition.of(everything).find(
+        Compositions.of(compounds.numbers, compounds.amounts)
+    )
+    none = nearest < 0
+    return {
+        "known": pa.array(found.known, pa.bool_()),
+        "known_id": pa.array([name or None for name in found.ids], pa.string()),
+        "known_formation_enthalpy_ev_per_atom": _round(found.energies),
+        "nearest_known_formula": pa.array(known.formulas, pa.string()).take(
+            pa.array(nearest, mask=none)
+        ),
+        "nearest_known_distance": pa.array(distances.round(DECIMALS), mask=none),
+    }
+
+
+def _name_unseen(model: ScreeningModel, compounds: _Compounds) -> pa.Array:
+    trained = set(model.training_elements)
+    return pa.array(
+        [
+            " ".join(s for s in (SYMBOLS[z - 1] for z in row if z) if s not in trained)
+            for row in compounds.numbers.tolist()
+        ],
+        pa.string(),
+    )
+
+
+def _describe_basis(
+    model: ScreeningModel, references: References | None, within: float
+) -> dict[str, Any]:
+    return {
+        "model": {"name": model.card.name, "sha256": model.content_hash},
+        "references": None
+        if references is None
+        else {
+            "file": str(references.path),
+            "sha256": references.sha256,
+            "phases": len(references.phases),
+            "functional": references.functional,
+        },
+        "stable_within_ev_per_atom": None if references is None else within,
+    }
+
+
+def _round(values: NDArray[np.float64]) -> pa.Array:
+    """As a column: NaN becomes null (a single member has no spread), and -0.0 becomes 0.0."""
+    return pa.array(np.round(values, DECIMALS) + 0.0, pa.float64(), from_pandas=True)
 
 
 def show_predictions(table: pa.Table, most: int) -> pd.DataFrame:
     """The first rows of predictions, as text for a terminal.
 
-    The interval takes the place of the spread where there is one; `unseen` and `distance` are left
-    out where they say nothing.
+    Beside references, what there is of the hull takes the place of the interval, of the Random
+    Forest's enthalpy and of the distance. Without, the interval takes the place of the spread where
+    there is one. Columns that say nothing are left out.
 
     Args:
         table: As `predict_structures` returns it.
@@ -138,15 +309,48 @@ def show_predictions(table: pa.Table, most: int) -> pd.DataFrame:
                 map(format_interval, shown[ENTHALPY_LOW.name], shown[ENTHALPY_HIGH.name])
             ),
             "RF eV/atom": shown[RF_ENTHALPY.name].map(_show),
-            "known": shown["known"].map({True: "yes", False: ""}),
+            "above hull": list(
+                map(_show_with_std, shown[ABOVE_HULL.name], shown[ABOVE_HULL_STD.name])
+            ),
+            "p stable": shown[P_STABLE.name].map(lambda p: "-" if pd.isna(p) else f"{p:.2f}"),
+            "RF above hull": shown[RF_ABOVE_HULL.name].map(_show),
+            "known": list(map(_show_known, shown["known"], shown["known_id"])),
             "distance": shown[DISTANCE.name].map(lambda d: "" if pd.isna(d) else f"{d:.2f}"),
             "unseen": shown["unseen_elements"],
+            "decomposes into": shown[DECOMPOSITION.name].fillna("-"),
         }
     )
     calibrated = table[ENTHALPY_LOW.name].null_count < len(table)
-    idle = ["±"] if calibrated else ["90 % interval", "distance"]
-    return rows.drop(columns=idle if (rows["unseen"] != "").any() else [*idle, "unseen"])
+    idle = [] if (rows["unseen"] != "").any() else ["unseen"]
+    if table[ABOVE_HULL.name].null_count < len(table):
+        idle += ["±", "90 % interval", "RF eV/atom", "distance"]
+        idle += [] if calibrated else ["p stable"]
+    else:
+        idle += ["above hull", "p stable", "RF above hull", "decomposes into"]
+        idle += ["±"] if calibrated else ["90 % interval", "distance"]
+    return rows.drop(columns=idle)
+
+
+def describe_references(table: pa.Table) -> str | None:
+    """Say in a few words against which phases the energies above hull are.
+
+    Args:
+        table: As `predict_structures` returns it.
+
+    Returns:
+        Such as "84,484 reference phases in mp.parquet (PBE)"; None without references.
+    """
+    competitors = {"references": read_basis(table)["references"], "predicted": {}}
+    return describe_hull(competitors | {"candidates_compete": False})
 
 
 def _show(energy: float | None) -> str:
     return "-" if pd.isna(energy) else f"{energy:.3f}"
+
+
+def _show_with_std(energy: float | None, std: float | None) -> str:
+    return _show(energy) if pd.isna(std) else f"{_show(energy)} ± {_show(std)}"
+
+
+def _show_known(known: bool, name: str | None) -> str:
+    return (name or "yes") if known else ""

@@ -105,6 +105,29 @@ class References:
             f"{functional}, or shift yours to it."
         )
 
+    def list_remarks(self, numbers: Iterable[int], functional: str | None) -> list[str]:
+        """List what a user should know before energies above hull are computed.
+
+        Args:
+            numbers: Atomic numbers that occur in the compounds.
+            functional: That of the model's training data, None if it is not known.
+
+        Returns:
+            Sentences: what was put right in the file, another functional, elements that are
+            missing.
+        """
+        remarks = list(self.notes)
+        warning = self.compare_functional(functional)
+        if warning is not None:
+            remarks.append(f"Warning: {warning}")
+        missing = self.missing(numbers)
+        if missing:
+            remarks.append(
+                f"no reference phase holds {' '.join(missing)}: with these only the elements "
+                "compete, at 0 eV/atom"
+            )
+        return remarks
+
 
 def read_references(path: Path, functional: str | None = None) -> References:
     """Read reference phases.
