@@ -8,8 +8,17 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
+from screening.discovery_metrics import ReliabilityBin
 from screening.model_card import Reliability
-from screening.plots import COLOURS, plot_errors, plot_learning_curves, plot_reliability
+from screening.plots import (
+    COLOURS,
+    MOST_POINTS,
+    plot_discoveries,
+    plot_errors,
+    plot_learning_curves,
+    plot_probabilities,
+    plot_reliability,
+)
 
 LEVELS = (0.1, 0.5, 0.9)
 
@@ -109,3 +118,26 @@ def test_pyplot_stays_out() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stdout.split() == ["False"], done.stderr
+
+
+def test_discoveries_stand_between_a_perfect_and_a_random_order() -> None:
+    found = {"model": np.array([0, 1, 2, 2, 3, 3, 3]), "$other$": np.array([0, 0, 1, 1, 2, 3, 3])}
+    svg = plot_discoveries(found)
+    assert {"model", "$other$", "perfect order", "random order"} <= set(texts_of(svg))
+    (curve,) = lines_of(svg, COLOURS[0])
+    points = heights(curve)
+    steps = -np.diff(points)
+    assert steps.round(3).tolist() == (steps[0] * np.array([1, 1, 0, 1, 0, 0])).round(3).tolist()
+    many = plot_discoveries({"model": np.arange(20_001) // 2})
+    assert len(heights(lines_of(many, COLOURS[0])[0])) <= MOST_POINTS + 1
+
+
+def test_probabilities_have_a_point_and_a_bar_each() -> None:
+    bins = [
+        ReliabilityBin(0.0, 0.1, 40, 0.05, 0.1, 0.04, 0.23),
+        ReliabilityBin(0.5, 0.6, 9, 0.55, 0.3, 0.1, 0.6),
+    ]
+    svg = plot_probabilities({"model": bins}, "p")
+    assert {"model", "as promised", "probability of being stable"} <= set(texts_of(svg))
+    line = max(lines_of(svg, COLOURS[0]), key=len)
+    assert heights(line)[0] > heights(line)[-1]
