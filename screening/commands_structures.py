@@ -148,8 +148,10 @@ def predict(
     reason.
     """
     from screening.model_library import NOT_CALIBRATED, load_enthalpy_model
+    from screening.phases import MOST_ELEMENTS
     from screening.predict import (
-        describe_references,
+        count_left_out,
+        describe_stability,
         predict_structures,
         show_predictions,
         write_predictions,
@@ -187,16 +189,20 @@ def predict(
     write_predictions(table, everything, out)
     shown = show_predictions(table, top)
     if len(shown):
-        title = []
-        if len(shown) < table.num_rows:
-            title.append(f"first {len(shown):,} of {table.num_rows:,}, in the order of the input")
-        if phases is not None:
-            title.append(f"above the hull of {describe_references(table)}")
+        part = len(shown) < table.num_rows
+        first = f"first {len(shown):,} of {table.num_rows:,}, in the order of the input"
+        titles = [first if part else None, describe_stability(table)]
         rows = [list(shown.columns), *shown.astype(str).to_numpy().tolist()]
-        print_table("; ".join(title), rows)
+        print_table("; ".join(filter(None, titles)), rows)
     say(f"{out}: {count_structures(table.num_rows)}, model {loaded.card.name}")
     if loaded.uncertainty is None:
         say(f"model {loaded.card.name}: {NOT_CALIBRATED}")
+    left_out = count_left_out(table)
+    if left_out:
+        say(
+            f"{count_structures(left_out)} of more than {MOST_ELEMENTS} elements: without an "
+            "energy above hull"
+        )
     _say_failures(everything, out)
 
 

@@ -34,7 +34,6 @@ from screening.columns import (
 from screening.composition_distance import Compositions, NearestComposition, read_compositions
 from screening.crystal import Crystal
 from screening.feature_tables import (
-    Features,
     ParallelMap,
     ProgressCall,
     featurize_structures,
@@ -331,17 +330,35 @@ def show_predictions(table: pa.Table, most: int) -> pd.DataFrame:
     return rows.drop(columns=idle)
 
 
-def describe_references(table: pa.Table) -> str | None:
-    """Say in a few words against which phases the energies above hull are.
+def count_left_out(table: pa.Table) -> int:
+    """Count the structures that have no energy above hull although there are references.
+
+    Args:
+        table: As `predict_structures` returns it.
+    """
+    return int(table[ABOVE_HULL.name].null_count) if read_basis(table)["references"] else 0
+
+
+def describe_stability(table: pa.Table) -> str | None:
+    """Say what the columns of the hull mean on the terminal.
 
     Args:
         table: As `predict_structures` returns it.
 
     Returns:
-        Such as "84,484 reference phases in mp.parquet (PBE)"; None without references.
+        A phrase that names the reference phases; None without references.
     """
-    competitors = {"references": read_basis(table)["references"], "predicted": {}}
-    return describe_hull(competitors | {"candidates_compete": False})
+    basis = read_basis(table)
+    hull = describe_hull(
+        {"references": basis["references"], "predicted": {}, "candidates_compete": False}
+    )
+    if hull is None:
+        return None
+    phrase = f"above hull: eV/atom above that of {hull}, the same composition included"
+    if table[P_STABLE.name].null_count == len(table):
+        return phrase
+    within = basis["stable_within_ev_per_atom"]
+    return f"{phrase}; p stable: probability of at most {within:g} above it"
 
 
 def _show(energy: float | None) -> str:
