@@ -127,8 +127,9 @@ class BacktestRequest:
         data: Parquet files of the compounds: structures, or features with id and formula; with
             their DFT formation energies.
         references: Reference phases; those of evaluated compositions are taken out.
-        known: Parquet files of known crystals, most often the model's training data: where a
-            composition was taken out, the lowest of them takes its place.
+        known: Parquet files of known crystals: where a composition was taken out, the lowest of
+            them takes its place. Those that the model was trained on if empty.
+        forget_known: Whether nothing takes the place of what was taken out.
         label: Column with the DFT energy above hull, eV/atom; None computes it from the
             references, all of them.
         target: Column with the DFT formation energy, eV/atom.
@@ -148,6 +149,7 @@ class BacktestRequest:
     data: tuple[Path, ...]
     references: Path
     known: tuple[Path, ...] = ()
+    forget_known: bool = False
     label: str | None = None
     target: str = DEFAULT_TARGET
     within: float = 0.0
@@ -313,7 +315,7 @@ def run_backtest(
                 references.phases, compounds.rows.formulas, compounds.rows.target
             )
         _refuse_one_class(label, request)
-        competitors = _keep_unseen(references, compounds, request, note)
+        competitors = _keep_unseen(model, references, compounds, request, note)
         seen = model.training_formulas.contains(compounds.rows.formulas)
         if seen.any():
             note(
@@ -323,12 +325,6 @@ def run_backtest(
                     f'; judge it by the others, the group "{NEW}"'
                     if not seen.all()
                     else ": this is no test of what it finds"
-                )
-                + (
-                    ""
-                    if request.known
-                    else ". Crystals known of these compositions no longer compete; give them with "
-                    "--known"
                 )
             )
     assert compounds.rows.features is not None
@@ -559,6 +555,7 @@ def _refuse_one_class(label: FloatArray, request: BacktestRequest) -> None:
 
 
 def _keep_unseen(
+    model: ScreeningModel,
     references: References,
     compounds: _Compounds,
     request: BacktestRequest,
@@ -572,20 +569,18 @@ def _keep_unseen(
         f"{taken_out.sum():,} of {len(taken_out):,} reference phases have the composition of an "
         "evaluated compound and were taken out"
     )
-    if not request.known:
+    if request.forget_known:
         return kept
-    known = read_training_set(
-        request.known, Protocol(target=request.target, drop_missing_energies=True)
-    )
     tested = set(compounds.rows.ids)
     lowest: dict[str, tuple[float, str]] = {}
     same = 0
-    for name, formula, energy in zip(known.ids, known.formulas, known.target.tolist(), strict=True):
+    for name, formula, energy in _list_known(model, request):
+        reduced = reduced_formula(*parse_formula(formula))
+        if reduced not in evaluated:
+            continue
         if name in tested:
             same += 1
-            continue
-        reduced = reduced_formula(*parse_formula(formula))
-        if reduced in evaluated and energy < lowest.get(reduced, (np.inf, ""))[0]:
+        elif energy < lowest.get(reduced, (np.inf, ""))[0]:
             lowest[reduced] = energy, name
     if same:
         note(f"{same:,} of the known crystals are evaluated themselves and were left out")
@@ -594,6 +589,21 @@ def _keep_unseen(
         return kept
     energies, names = zip(*lowest.values(), strict=True)
     return Phases.join([kept, Phases.of(list(lowest), energies, names)])
+
+
+def _list_known(
+    model: ScreeningModel, request: BacktestRequest
+) -> Iterator[tuple[str, str, float]]:
+    """Known crystals: id, formula, and formation energy in eV/atom."""
+    if request.known:
+        protocol = Protocol(target=request.target, drop_missing_energies=True)
+        known = read_training_set(request.known, protocol)
+        yield from zip(known.ids, known.formulas, known.target.tolist(), strict=True)
+        return
+    table = model.training_formulas
+    told = np.isfinite(table.energies)
+    columns = (table.ids[told], table.formulas[told], table.energies[told])
+    yield from zip(*(column.tolist() for column in columns), strict=True)
 
 
 def _rank(

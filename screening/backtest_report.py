@@ -280,7 +280,7 @@ def describe_test(result: BacktestResult) -> list[str]:
         f"Stable: DFT energy above hull at most {request.within:g} eV/atom ({label}).",
         f"Competitors: {result.references['competitors']:,} of {result.references['phases']:,} "
         f"reference phases of {result.references['name']}, none of an evaluated composition"
-        + (" but known crystals." if request.known else "."),
+        + ("." if request.forget_known else " but known crystals."),
         compete,
         origin,
         *(f"{note[:1].upper()}{note[1:].rstrip('.')}." for note in result.notes),

@@ -78,10 +78,17 @@ def backtest(
         list[Path] | None,
         typer.Option(
             metavar="FILE",
-            help="Known crystals, most often the model's training data: the lowest of a "
-            "composition that was taken out competes in its place. Can be repeated.",
+            help="Structures of known crystals with energies: the lowest of a composition that was "
+            "taken out competes in its place. Can be repeated.",
+            show_default="those that the model was trained on",
         ),
     ] = None,
+    forget_known: Annotated[
+        bool,
+        typer.Option(
+            "--forget-known", help="Let nothing compete in the place of what was taken out."
+        ),
+    ] = False,
     stable_within: Annotated[
         float,
         typer.Option(help="Energy above hull that still counts as stable, eV/atom."),
@@ -139,6 +146,8 @@ def backtest(
     )
     from screening.model_library import load_enthalpy_model
 
+    if known and forget_known:
+        raise ConfigurationError("--known and --forget-known contradict each other; give one")
     chosen_engine, chosen_device = check_engine(engine), check_device(device)
     _check_folder(out, overwrite)
     loaded = load_enthalpy_model(model)
@@ -146,6 +155,7 @@ def backtest(
         data=tuple(data),
         references=references,
         known=tuple(known or ()),
+        forget_known=forget_known,
         label=label,
         target=target or loaded.card.data.target,
         within=stable_within,

@@ -33,6 +33,7 @@ from screening.features.schema import FEATURES
 from screening.model_library import ScreeningModel, load_model
 from screening.phases import Phases
 from screening.references import read_references
+from screening.training_table import TrainingTable
 
 COMPOUNDS = 160
 POOL = "Li,Na,K,Rb,Mg,Ca,Ti,Fe,Al,O,S,F,Cl"
@@ -204,6 +205,24 @@ def test_known_crystals_take_the_place_of_references(
     assert any("7 of the known crystals are evaluated themselves" in each for each in said)
 
 
+def test_training_data_are_known_unless_forgotten(
+    model: ScreeningModel, request_: BacktestRequest
+) -> None:
+    table = pd.read_parquet(request_.data[0])
+    names = ["row 0", *("known " + table["id"][1:])]
+    reduced = [Composition(formula).reduced_formula for formula in table["formula"]]
+    trained = TrainingTable.of(reduced, names, np.full(COMPOUNDS, -5.0))
+    result, said = judge(replace(model, training_formulas=trained), request_)
+    score = result.find("irnet_energy")
+    assert score is not None
+    assert score.counts.selected <= 1
+    assert any("1 of the known crystals are evaluated themselves" in each for each in said)
+    forgotten, _ = judge(replace(model, training_formulas=trained), request_, forget_known=True)
+    plain, _ = judge(model, request_)
+    assert forgotten.references == plain.references
+    assert forgotten.references["competitors"] == 8
+
+
 def test_probabilities_come_from_folds_or_from_the_model(
     model: ScreeningModel, request_: BacktestRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -294,7 +313,6 @@ def test_compositions_that_the_model_knows_are_told_and_set_apart(
     request = with_table(request_, tmp_path / "known.parquet", formula=names)
     result, said = judge(model, request)
     assert result.seen == 10
-    assert any("give them with --known" in each for each in said)
     assert any("trained on the compositions of 10 of these 160" in each for each in said)
     new = result.find("irnet_energy", NEW)
     assert new is not None

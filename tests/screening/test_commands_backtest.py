@@ -220,6 +220,15 @@ def test_misspelt_calibration_is_refused(backtest: Callable[..., Result]) -> Non
     assert complete_calibration("m") == ["model"]
 
 
+def test_known_crystals_cannot_be_given_and_forgotten(
+    backtest: Callable[..., Result], folder: Path, record: Callable[..., dict[str, Any]]
+) -> None:
+    result = backtest("--known", folder / "known.parquet", "--forget-known")
+    assert result.exit_code == 2
+    assert "contradict" in result.stderr
+    assert record("--forget-known")["request"]["forget_known"]
+
+
 def test_output_that_is_a_file_is_refused(backtest: Callable[..., Result], tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     result = backtest("--out", tmp_path / "file")
