@@ -19,6 +19,14 @@ from numpy.typing import NDArray
 from screening.errors import ModelError
 from screening.model_card import Card, Reliability, Score, read_card
 from screening.model_library import ENSEMBLE_NAME, ENTHALPY_UNIT, load_model, model_files
+from screening.page import (
+    build_details,
+    build_document,
+    build_facts,
+    build_figure,
+    build_list,
+    build_table,
+)
 from screening.plots import plot_errors, plot_learning_curves, plot_reliability
 from screening.training import HELD_OUT_NAME, load_rows
 
@@ -29,42 +37,6 @@ PREDICTORS = {
 }
 PERCENTILES = (50, 75, 90, 95, 99)
 EVERY_SCHEME = "all"
-
-STYLE = """
-:root { color-scheme: light dark; --ground: #ffffff; --text: #1b1f24; --faint: #5c6672;
-        --line: #d9dee4; --band: #f3f5f7; --accent: #2b6ca8; }
-@media (prefers-color-scheme: dark) {
-  :root { --ground: #14171b; --text: #e6e9ed; --faint: #9aa5b1; --line: #323a43;
-          --band: #1d2228; --accent: #7db6e8; } }
-* { box-sizing: border-box; }
-body { margin: 0 auto; max-width: 62rem; padding: 2rem 1.25rem 4rem; background: var(--ground);
-       color: var(--text); font: 16px/1.55 system-ui, "Segoe UI", Roboto, sans-serif; }
-h1 { margin: 0 0 .3rem; font-size: 1.9rem; line-height: 1.2; }
-h2 { margin: 2.6rem 0 .6rem; padding-top: .8rem; border-top: 1px solid var(--line);
-     font-size: 1.3rem; }
-p { margin: .5rem 0; max-width: 46rem; }
-.faint, figcaption, caption { color: var(--faint); }
-dl { display: grid; grid-template-columns: max-content 1fr; gap: .25rem 1.2rem; margin: 1rem 0; }
-dt { color: var(--faint); }
-dd { margin: 0; overflow-wrap: anywhere; }
-.wide { overflow-x: auto; margin: 1rem 0; }
-table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums; }
-caption { text-align: left; padding-bottom: .35rem; font-size: .95rem; }
-th, td { padding: .28rem .7rem; text-align: right; white-space: nowrap;
-         border-bottom: 1px solid var(--line); }
-th { color: var(--faint); font-weight: 600; white-space: normal; vertical-align: bottom; }
-th:first-child, td:first-child { text-align: left; padding-left: .2rem; }
-tbody tr:nth-child(even) { background: var(--band); }
-.text td, .text th { text-align: left; white-space: normal; vertical-align: top; }
-.text td { overflow-wrap: anywhere; }
-figure { margin: 1rem 0; }
-figure svg { width: 100%; max-width: 42rem; height: auto; }
-figcaption { font-size: .9rem; max-width: 42rem; }
-code { font-size: .88em; }
-details { margin: .6rem 0; }
-summary { color: var(--accent); cursor: pointer; }
-ul { padding-left: 1.2rem; max-width: 46rem; }
-"""
 
 
 @dataclass(frozen=True)
@@ -135,12 +107,7 @@ def render_page(card: Card, facts: CardFacts) -> str:
         *_making(card, facts.unit),
         *_limits(card),
     ]
-    return (
-        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{escape(card.name)}: model card</title>\n<style>{STYLE}</style>\n</head>\n"
-        "<body>\n<main>\n" + "\n".join(parts) + "\n</main>\n</body>\n</html>\n"
-    )
+    return build_document(f"{card.name}: model card", parts)
 
 
 def page_of(folder: Path, device: str = "auto") -> str:
@@ -197,7 +164,7 @@ def _head(card: Card, facts: CardFacts) -> list[str]:
     return [
         f"<h1>{escape(card.name)}</h1>",
         f"<p>{escape(card.description)}</p>",
-        _facts(entries),
+        build_facts(entries),
     ]
 
 
@@ -219,13 +186,15 @@ def _held_out(card: Card, facts: CardFacts) -> list[str]:
             for name, errors in facts.errors.items()
         ]
         parts.append(
-            _figure(
+            build_figure(
                 plot_errors(facts.errors, facts.unit),
                 "Share of the held-out compounds whose error is below a value.",
             )
         )
         parts.append(
-            _table(rows, f"The same in numbers: percentiles of the absolute error, {facts.unit}")
+            build_table(
+                rows, f"The same in numbers: percentiles of the absolute error, {facts.unit}"
+            )
         )
     return parts
 
@@ -267,7 +236,7 @@ def _search(card: Card, unit: str) -> list[str]:
                     f"By the energy corrections of the labels, on {meaning}, {unit}",
                     grouped=True,
                 )
-                parts.append(_details("for each scheme of energy corrections", table))
+                parts.append(build_details("for each scheme of energy corrections", table))
         parts.append(
             f'<p class="faint">{escape(evaluation.data.name)}, {evaluation.data.rows:,} rows, '
             f"sha256 {evaluation.data.sha256[:12]}</p>"
@@ -312,7 +281,7 @@ def _intervals(card: Card, unit: str) -> list[str]:
         whole = [each for each in reliabilities if each.scheme == EVERY_SCHEME]
         if whole:
             parts.append(
-                _figure(
+                build_figure(
                     plot_reliability(whole, name=f"reliability-{len(parts)}"),
                     f"Nominal against observed coverage {where}. Above the diagonal intervals are "
                     "too wide, below it too narrow.",
@@ -325,7 +294,7 @@ def _intervals(card: Card, unit: str) -> list[str]:
                 f"Coverage by the energy corrections of the labels, {where}",
                 unit,
             )
-            parts.append(_details("for each scheme of energy corrections", table))
+            parts.append(build_details("for each scheme of energy corrections", table))
     return parts
 
 
@@ -350,12 +319,12 @@ def _learning(facts: CardFacts) -> list[str]:
         )
     return [
         "<h2>Learning curves</h2>",
-        _figure(
+        build_figure(
             plot_learning_curves(histories, facts.unit),
             "Error of each network after each epoch. The training error is taken while the weights "
             "still move and with dropout or noise if there is any, so it can lie above the other.",
         ),
-        _table(rows, f"At the epoch whose weights were kept, {facts.unit}"),
+        build_table(rows, f"At the epoch whose weights were kept, {facts.unit}"),
     ]
 
 
@@ -375,9 +344,9 @@ def _data(card: Card) -> list[str]:
     }
     return [
         "<h2>Data</h2>",
-        _facts(entries),
-        *([_table(sources, "Sources", text=True)] if len(sources) > 1 else []),
-        *([_table(files, "Files", text=True)] if len(files) > 1 else []),
+        build_facts(entries),
+        *([build_table(sources, "Sources", words=sources[0])] if len(sources) > 1 else []),
+        *([build_table(files, "Files", words=files[0])] if len(files) > 1 else []),
     ]
 
 
@@ -406,14 +375,13 @@ def _making(card: Card, unit: str) -> list[str]:
             f"the networks went from {cost.irnet_mae_before:.4f} to {cost.irnet_mae_after:.4f}"
             f"{forest} {unit}; largest change of the networks {cost.largest_irnet_change:.4f}"
         )
-    return ["<h2>How it was made</h2>", _facts(entries)]
+    return ["<h2>How it was made</h2>", build_facts(entries)]
 
 
 def _limits(card: Card) -> list[str]:
     if not card.limits:
         return []
-    items = "".join(f"<li>{escape(limit)}</li>" for limit in card.limits)
-    return ["<h2>Limits</h2>", f"<ul>{items}</ul>"]
+    return ["<h2>Limits</h2>", build_list(card.limits)]
 
 
 def _score_table(scores: Iterable[Score], caption: str, grouped: bool) -> str:
@@ -431,7 +399,7 @@ def _score_table(scores: Iterable[Score], caption: str, grouped: bool) -> str:
             _number(score.spearman, 3),
         ]
         rows.append([score.group, score.scheme, *cells] if grouped else cells)
-    return _table(rows, caption)
+    return build_table(rows, caption)
 
 
 def _reliability_table(reliabilities: Iterable[Reliability], caption: str, unit: str) -> str:
@@ -455,40 +423,7 @@ def _reliability_table(reliabilities: Iterable[Reliability], caption: str, unit:
                 _number(each.spread_sorting, 2),
             ]
         )
-    return _table(rows, caption)
-
-
-def _table(rows: Sequence[Sequence[str]], caption: str, text: bool = False) -> str:
-    """A table whose first row is the header; columns in which nothing stands are left out."""
-    filled = [i for i in range(len(rows[0])) if any(row[i] for row in rows[1:])]
-    rows = [[row[i] for i in filled] for row in rows]
-    head = "".join(f'<th scope="col">{escape(cell)}</th>' for cell in rows[0])
-    body = "\n".join(
-        "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows[1:]
-    )
-    kind = ' class="text"' if text else ""
-    return (
-        f'<div class="wide"><table{kind}><caption>{escape(caption)}</caption>'
-        f"<thead><tr>{head}</tr></thead>\n<tbody>{body}</tbody></table></div>"
-    )
-
-
-def _details(summary: str, content: str) -> str:
-    return f"<details><summary>{escape(summary)}</summary>{content}</details>"
-
-
-def _figure(svg: str, caption: str) -> str:
-    return (
-        f'<figure><div role="img" aria-label="{escape(caption)}">{svg}</div>'
-        f"<figcaption>{escape(caption)}</figcaption></figure>"
-    )
-
-
-def _facts(entries: Mapping[str, str]) -> str:
-    body = "".join(
-        f"<dt>{escape(name)}</dt><dd>{escape(value)}</dd>" for name, value in entries.items()
-    )
-    return f"<dl>{body}</dl>"
+    return build_table(rows, caption)
 
 
 def _join(entries: Mapping[str, Any]) -> str:

@@ -6,6 +6,7 @@
     shards/NNNNN.*     one Parquet table and one receipt (JSON) per finished shard
     ranking.parquet    all scored candidates, best first; ranking.csv holds the same
     failures.parquet   candidates that could not be scored, each with its reason
+    report.html        all of it for people, in one page
     .lock              who writes into the folder at the moment
 
 A shard counts as finished when its receipt is there and the table has the rows and the checksum
@@ -221,13 +222,33 @@ class RunFolder:
         Raises:
             InputDataError: The file is damaged.
         """
+        return self._read_table(self.ranking_path)
+
+    def read_failures(self) -> pa.Table:
+        """Read the candidates of a complete campaign that could not be scored.
+
+        Raises:
+            InputDataError: The file is missing or damaged.
+        """
+        return self._read_table(self.path / "failures.parquet")
+
+    def read_settings(self) -> str:
+        """Read the resolved settings, as TOML.
+
+        Raises:
+            InputDataError: The file is missing or damaged.
+        """
+        path = self.path / "campaign.toml"
         try:
-            return pq.read_table(self.ranking_path)
+            return path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise InputDataError(_describe_damage(path, error)) from error
+
+    def _read_table(self, path: Path) -> pa.Table:
+        try:
+            return pq.read_table(path)
         except (OSError, pa.ArrowInvalid) as error:
-            raise InputDataError(
-                f"{self.ranking_path} is damaged ({error}); delete it and run the campaign's "
-                "command again, which computes nothing anew"
-            ) from error
+            raise InputDataError(_describe_damage(path, error)) from error
 
     def table_path(self, shard: Shard) -> Path:
         """Path of a shard's table."""
@@ -282,6 +303,13 @@ def write_csv(table: pa.Table, path: Path) -> None:
     """
     with written_atomically(path) as temporary:
         pyarrow.csv.write_csv(table, temporary, pyarrow.csv.WriteOptions(quoting_style="needed"))
+
+
+def _describe_damage(path: Path, error: Exception) -> str:
+    return (
+        f"{path} is missing or damaged ({error}); delete it and run the campaign's command again, "
+        "which computes nothing anew"
+    )
 
 
 def _checksum(path: Path) -> str:

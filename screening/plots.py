@@ -1,4 +1,4 @@
-"""Plots as SVG text: learning curves, reliability, errors, and what a ranking finds.
+"""Plots as SVG text: learning curves, reliability, errors, what a ranking finds and is made of.
 
 Lines of text and axes take the colour of the surrounding page (``currentColor``), so that a plot
 reads on light and dark ground. Nothing here touches the global state of matplotlib's pyplot.
@@ -9,10 +9,13 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Mapping, Sequence
+from html import escape
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from prototypes import SYMBOLS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -34,6 +37,15 @@ WIDTH, HEIGHT = 6.4, 3.8
 
 MOST_POINTS = 400
 """Of a curve of discoveries: more are not told apart."""
+
+CELLS = 80
+"""Of a density plot, along each axis."""
+
+FAINTEST, DARKEST = 0.08, 0.62
+"""Share of the colour in the cells of the element map; their text must stay readable."""
+
+NOBLE_GASES = (2, 10, 18, 36, 54, 86, 118)
+"""Atomic numbers; each ends a period."""
 
 LOWEST_ERROR = 1e-4
 """Errors below this share of the largest are drawn at it: the axis is logarithmic."""
@@ -204,6 +216,149 @@ def plot_probabilities(
     axes.set_ylim(0, 1)
     _add_legend(axes)
     return _to_svg(figure, name)
+
+
+def plot_histogram(
+    edges: NDArray[np.float64],
+    counts: Mapping[str, NDArray[np.integer[Any]]],
+    label: str,
+    *,
+    mark: float | None = None,
+    name: str = "histogram",
+) -> str:
+    """How many candidates have which value; the counts on a logarithmic axis.
+
+    Args:
+        edges: Borders of the bins, shape (n + 1,), ascending.
+        counts: Candidates in each bin by predictor, each of shape (n,).
+        label: What the values are, with their unit.
+        mark: A value to draw a line at.
+        name: What the ids in the SVG begin with.
+    """
+    figure, axes = _new_figure(label, "candidates")
+    for number, (predictor, heights) in enumerate(counts.items()):
+        axes.stairs(
+            heights,
+            edges,
+            color=COLOURS[number % len(COLOURS)],
+            linestyle=STYLES[number % len(STYLES)],
+            linewidth=1.6,
+            fill=False,
+            label=_plain(predictor),
+        )
+    if mark is not None:
+        axes.axvline(mark, color=INK, linewidth=0.9, alpha=0.7)
+    axes.set_yscale("log")
+    axes.set_ylim(bottom=0.7)
+    axes.set_xlim(edges[0], edges[-1])
+    axes.yaxis.set_major_formatter("{x:,.0f}")
+    _add_legend(axes)
+    return _to_svg(figure, name)
+
+
+def plot_density(
+    x: NDArray[np.float64],
+    y: NDArray[np.float64],
+    limits: tuple[float, float],
+    labels: tuple[str, str],
+    *,
+    mark: float | None = None,
+    name: str = "density",
+) -> str:
+    """How many candidates have which pair of values: cells from pale to dark, logarithmically.
+
+    Args:
+        x: First value of each candidate, shape (n,), finite.
+        y: Second value, shape (n,), finite.
+        limits: Both axes go from the first to the second; values beyond count in the last cells.
+        labels: What the two values are, with their unit.
+        mark: A value to draw a line at, on both axes.
+        name: What the ids in the SVG begin with.
+    """
+    from matplotlib.colors import LinearSegmentedColormap, LogNorm, to_rgb
+
+    figure, axes = _new_figure(*labels)
+    edges = np.linspace(*limits, CELLS + 1)
+    counts = np.histogram2d(x.clip(*limits), y.clip(*limits), bins=(edges, edges))[0]
+    hue = to_rgb(COLOURS[0])
+    axes.imshow(
+        np.ma.masked_equal(counts.T, 0),
+        extent=(*limits, *limits),
+        origin="lower",
+        aspect="auto",
+        interpolation="nearest",
+        cmap=LinearSegmentedColormap.from_list("pale to dark", [(*hue, 0.25), (*hue, 1.0)]),
+        norm=LogNorm(1, max(2.0, counts.max())),
+    )
+    axes.plot(limits, limits, color=INK, linewidth=0.8, alpha=0.6)
+    if mark is not None:
+        axes.axvline(mark, color=INK, linewidth=0.9, alpha=0.7, linestyle=":")
+        axes.axhline(mark, color=INK, linewidth=0.9, alpha=0.7, linestyle=":")
+    return _to_svg(figure, name)
+
+
+def draw_element_map(values: Mapping[str, float], texts: Mapping[str, str], name: str) -> str:
+    """Draw a periodic table whose elements are the darker the larger their value.
+
+    Args:
+        values: Value by symbol; other elements are drawn as empty cells.
+        texts: What stands below each of these symbols.
+        name: What the ids in the SVG begin with.
+
+    Returns:
+        SVG text in the page's accent colour. Lanthanum to lutetium and actinium to lawrencium
+        stand below.
+    """
+    width, height, gap = 46, 38, 3
+    lowest, highest = min(values.values(), default=0.0), max(values.values(), default=0.0)
+    cells = []
+    for number, symbol in enumerate(SYMBOLS, start=1):
+        row, column = place_element(number)
+        x, y = column * width, (row - 0.5 * (row > 7)) * height
+        middle = x + (width - gap) / 2
+        screened = symbol in values
+        share = (values[symbol] - lowest) / (highest - lowest or 1.0) if screened else 0.0
+        strength = FAINTEST + (DARKEST - FAINTEST) * share if screened else 0.0
+        cells.append(
+            f'<g id="{name}-{symbol}"><rect x="{x}" y="{y:g}" width="{width - gap}" '
+            f'height="{height - gap}" rx="3" style="fill: var(--accent)" '
+            f'fill-opacity="{strength:.3f}" stroke="currentColor" stroke-opacity="0.25"/>'
+            f'<text x="{middle:g}" y="{y + 16:g}" font-size="14" text-anchor="middle" '
+            f'fill-opacity="{1 if screened else 0.45}">{symbol}</text>'
+        )
+        if screened:
+            cells.append(
+                f'<text x="{middle:g}" y="{y + 29:g}" font-size="10" text-anchor="middle">'
+                f"{escape(texts[symbol])}</text>"
+            )
+        cells.append("</g>")
+    return (
+        f'<svg viewBox="-1 -1 {18 * width} {9.5 * height:g}" fill="currentColor" '
+        f'font-family="sans-serif" xmlns="http://www.w3.org/2000/svg">{"".join(cells)}</svg>'
+    )
+
+
+def place_element(number: int) -> tuple[int, int]:
+    """Return row and column of an element in the periodic table of 18 columns, both from 0.
+
+    Lanthanoids and actinoids, lanthanum and actinium among them, stand in rows 8 and 9 with a row
+    left free above; their first is in the third column.
+
+    Args:
+        number: Atomic number, 1 to 118.
+
+    >>> place_element(1), place_element(26), place_element(57), place_element(72)
+    ((0, 0), (3, 7), (8, 2), (5, 3))
+    """
+    period = next(i for i, noble in enumerate(NOBLE_GASES) if number <= noble)
+    before = NOBLE_GASES[period - 1] if period else 0
+    after = number - before
+    to_end = NOBLE_GASES[period] - number
+    if to_end == 0 or (period and to_end <= 5):
+        return period, 17 - to_end
+    if period < 5 or after <= 2:
+        return period, after - 1
+    return (period + 3, after - 1) if after <= 17 else (period, after - 15)
 
 
 def _new_figure(x_label: str, y_label: str) -> tuple[Figure, Axes]:
