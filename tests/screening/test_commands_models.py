@@ -4,6 +4,7 @@ import hashlib
 import io
 import json
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -99,6 +100,53 @@ def test_predict_writes_enthalpies_and_their_interval(
     assert len(failures) == 2
 
 
+def test_predict_places_structures_on_the_hull_of_references(
+    screening: Screening, salts: Path, tmp_path: Path, calibrated_model: Path
+) -> None:
+    model = tmp_path / "model"
+    shutil.copytree(calibrated_model, model)
+    card = json.loads((model / "card.json").read_text())
+    card["data"]["functional"] = "PBE"
+    (model / "card.json").write_text(json.dumps(card))
+    mixed = ["Na", "K", "Mg", "Ca", "Ti", "Fe", "Al", "O", "S", "F"]
+    places = [[number / 10, 0, 0] for number in range(10)]
+    Structure(Lattice.orthorhombic(25, 3.5, 3.5), mixed, places).to(filename=str(salts / "x.cif"))
+    table = pd.DataFrame({"formula": ["NaCl", "Na", "Na3Cl3"]})
+    table["formation_enthalpy_ev_per_atom"] = [-2.1, 0.1, -2.0]
+    table.to_csv(tmp_path / "r.csv", index=False)
+
+    def predict(*options: object) -> tuple[Result, pd.DataFrame]:
+        out = tmp_path / "p.parquet"
+        call = ("predict", salts, "--out", out, "--model", model, "--overwrite", *options)
+        result = screening(*call, "--device", "cpu")
+        assert result.exit_code == 0, result.output
+        return result, pd.read_parquet(out).set_index("formula")
+
+    result, near = predict("--references", tmp_path / "r.csv", "--functional", "r2SCAN")
+    shown, told = (" ".join(text.split()) for text in (result.stdout, result.stderr))
+    assert "above that of 1 reference phase" in shown
+    assert "r.csv (r2SCAN)" in shown and "at most 0.05 above it" in shown
+    for header in ("above hull", "p stable", "decomposes into"):
+        assert header in shown
+    energy = near["energy_above_hull_ev_per_atom"]["KCl"]
+    std = near["energy_above_hull_std_ev_per_atom"]["KCl"]
+    assert f"{energy:.3f} ± {std:.3f}" in shown
+    assert near["decomposition"]["NaCl"] == "NaCl"
+    assert near["decomposition"]["KCl"] == "0.5 Cl2 + K"
+    assert "left out: 1 row of elements" in told
+    assert "left out: 1 row of a composition that is listed again" in told
+    assert "r2SCAN energies and the model predicts PBE energies" in told
+    assert "no reference phase holds O F Mg Al S K Ca Ti Fe: with these only" in told
+    assert "1 structure of more than 9 elements: without an energy above hull" in told
+
+    result, far = predict("-r", tmp_path / "r.csv", "--stable-within", 3)
+    assert "r2SCAN" not in result.stderr + result.stdout
+    assert far["p_stable"]["NaCl"] > near["p_stable"]["NaCl"]
+    result, without = predict()
+    assert "reference" not in result.stderr + result.stdout
+    assert without["energy_above_hull_ev_per_atom"].isna().all()
+
+
 @pytest.mark.parametrize("command", ["predict", "featurize"])
 @pytest.mark.parametrize(
     ("name", "reason"), [("alloy.cif", "partially occupied"), ("broken.cif", "unreadable")]
@@ -119,6 +167,10 @@ def test_nothing_usable_is_an_error(
         (("predict", "{salts}", "--model", "nosuch"), 4, 'no model "nosuch"'),
         (("predict", "{salts}", "--device", "gpu"), 2, '--device "gpu"'),
         (("predict", "{salts}", "--engine", "mattminer"), 2, 'did you mean "matminer"'),
+        (("predict", "{salts}", "--functional", "PBE"), 2, "give --references FILE or leave"),
+        (("predict", "{salts}", "--stable-within", "0.1"), 2, "give --references FILE or leave"),
+        (("predict", "{salts}", "--stable-within", "inf"), 2, "inf is no energy"),
+        (("predict", "{salts}", "--references", "{salts}/none.csv"), 3, "cannot read references"),
         (("featurize", "{salts}/nosuch.cif"), 3, "does not exist"),
         (("train", "{salts}/none.parquet"), 3, "cannot read"),
         (("train", "{data}", "--target", "formation_energy"), 3, "formation_energy_per_atom"),
