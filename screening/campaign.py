@@ -1,4 +1,4 @@
-"""A campaign from settings to ranking: competitors, candidates, hull, ranking, export.
+"""A campaign from settings to report: competitors, candidates, hull, ranking, report.
 
 `run_campaign` is the table of contents of a campaign, `screening.shard_tasks.screen_shard` that of
 one of its shards; each stage is a module of its own and hands tables to the next. Shards are
@@ -45,6 +45,7 @@ from screening.manifest import (
 from screening.phases import Phases
 from screening.rank import find_order, rank_candidates
 from screening.references import References, read_references
+from screening.report import render_report
 from screening.score import pick_device
 from screening.settings import CampaignSettings, Device, count_cores
 from screening.shard_tasks import ShardTask, divide_requirements, screen_shard
@@ -223,6 +224,7 @@ def run_campaign(
                 "stages": sum_stages(receipts),
             }
         )
+        folder.write_text(folder.report_path.name, render_report(folder, ranking, failures))
     return CampaignResult(folder, ranking, failures, comparison)
 
 

@@ -1,4 +1,4 @@
-"""Commands about the results of campaigns: show, export."""
+"""Commands about the results of campaigns: show, report, export."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from screening.command_parts import (
     FolderArgument,
     RankByOption,
     RequireOption,
+    check_output,
     print_ranking,
     say,
 )
@@ -33,7 +34,7 @@ def register(app: typer.Typer) -> None:
     Args:
         app: The program.
     """
-    for command in (show, export):
+    for command in (show, report, export):
         app.command()(command)
 
 
@@ -87,6 +88,37 @@ def show(
     if len(chosen) < len(ranking):
         title += f" chosen from {len(ranking):,}"
     print_ranking(run_folder, shown, title)
+
+
+def report(
+    folder: FolderArgument,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out",
+            "-o",
+            metavar="FILE",
+            help="HTML file to write or replace.",
+            show_default="DIR/report.html",
+        ),
+    ] = None,
+) -> None:
+    """Write a complete campaign as one HTML page to read, print or send to a colleague.
+
+    The page needs nothing else: what was screened, which hull, the best candidates, IRNet beside
+    the Random Forest, how sure it is, and how to make it again.
+    """
+    from screening.columns import written_atomically
+    from screening.folder import RunFolder
+    from screening.report import report_of
+
+    campaign = RunFolder.open(folder)
+    target = out or campaign.report_path
+    check_output(target, overwrite=True)
+    page = report_of(campaign)
+    with written_atomically(target) as temporary:
+        temporary.write_text(page, encoding="utf-8")
+    say(f"{target}: {len(page.encode()) / 1e3:,.0f} kB")
 
 
 def export(

@@ -96,6 +96,11 @@ class RunFolder:
         """Path of the ranking as Parquet."""
         return self.path / "ranking.parquet"
 
+    @property
+    def report_path(self) -> Path:
+        """Path of the report, an HTML page."""
+        return self.path / "report.html"
+
     @classmethod
     def open(cls, path: Path) -> RunFolder:
         """Open the folder of a campaign that has begun.

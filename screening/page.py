@@ -34,11 +34,11 @@ dd { margin: 0; overflow-wrap: anywhere; }
 table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums; }
 caption { text-align: left; padding-bottom: .35rem; font-size: .95rem; }
 th, td { padding: .28rem .7rem; text-align: right; white-space: nowrap;
-         border-bottom: 1px solid var(--line); }
+         vertical-align: top; border-bottom: 1px solid var(--line); }
 th { color: var(--faint); font-weight: 600; white-space: normal; vertical-align: bottom; }
 th:first-child, td:first-child { text-align: left; padding-left: .2rem; }
 tbody tr:nth-child(even) { background: var(--band); }
-.words { text-align: left; white-space: normal; vertical-align: top; }
+.words { text-align: left; white-space: normal; }
 td.words { overflow-wrap: anywhere; }
 figure { margin: 1rem 0; }
 figure svg { width: 100%; max-width: 42rem; height: auto; }

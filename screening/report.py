@@ -71,7 +71,7 @@ STYLE: Final = (
 body { max-width: 86rem; }
 p, ul { max-width: 54rem; }
 .sortable { font-size: .82rem; }
-.sortable th, .sortable td { padding: .28rem .5rem; vertical-align: top; }
+.sortable th, .sortable td { padding: .28rem .5rem; }
 .sortable td.words { min-width: 5rem; max-width: 17rem; }
 .elements svg { max-width: 56rem; }
 @page { size: A4 landscape; margin: 12mm; }
@@ -362,7 +362,8 @@ def _top(manifest: Mapping[str, Any], ranking: pa.Table, scored: _Scored) -> lis
     if scored.on_hull:
         legend.append(
             "Above hull: energy above the hull ± standard deviation, negative below it; "
-            f"p_stable: probability that it is at most {_within(manifest):g}."
+            f"p_stable: probability that it is at most {_within(manifest):g}, not that the "
+            "compound can be made."
         )
     legend.append(
         "RF: the Random Forest. Known compositions are in the training data or among the reference "
@@ -592,8 +593,9 @@ def _models(manifest: Mapping[str, Any], scored: _Scored) -> list[str]:
         build_facts(correlations),
         build_figure(
             svg,
-            f"All {both.sum():,} candidates by both models: the darker a cell, the more of them; "
-            f"on the diagonal the models agree.{dotted}",
+            f"All {both.sum():,} candidates by both models: the darker a cell, the more of them, "
+            "those beyond in the last ones; on the diagonal the models agree."
+            f"{dotted}",
         ),
     ]
     if len(overlaps) > 1:
