@@ -253,6 +253,31 @@ def write_report(
     return tuple(out / name for name in files)
 
 
+def summarise(result: BacktestResult) -> list[str]:
+    """Say in a sentence for each what IRNet and the Random Forest find among all compounds.
+
+    Args:
+        result: The backtest.
+    """
+    by_probability = result.find("irnet") is not None
+    names = ("irnet" if by_probability else "irnet_energy", "random_forest_energy")
+    sentences = []
+    for name in names:
+        score = result.find(name)
+        if score is None:
+            continue
+        counts = score.counts
+        sentences.append(
+            f"{PREDICTORS[name]}: {counts.true_positives:,} of {counts.selected:,} selected "
+            f"compounds are stable, acceleration {_show(counts.acceleration, 2) or '-'} of at most "
+            f"{counts.ceiling:.2f}; "
+            + ", ".join(
+                f"{score.found[first]:,} of the first {first:,}" for first in score.precision_at
+            )
+        )
+    return sentences
+
+
 def describe_test(result: BacktestResult) -> list[str]:
     """Say what was tested and how, a sentence each.
 

@@ -139,6 +139,7 @@ def backtest(
     from screening.backtest import BacktestRequest, run_backtest
     from screening.backtest_report import (
         describe_test,
+        summarise,
         tabulate_discoveries,
         tabulate_hull_errors,
         tabulate_probabilities,
@@ -192,7 +193,7 @@ def backtest(
     probabilities = tabulate_probabilities(result)
     if len(probabilities) > 1:
         print_table("probability of being stable", probabilities)
-    for sentence in describe_test(result):
+    for sentence in (*summarise(result), *describe_test(result)):
         typer.echo(f"- {sentence}")
     if out is not None:
         for path in write_report(result, loaded, out, ("screening", *sys.argv[1:])):

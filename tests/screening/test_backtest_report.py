@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from screening.backtest_report import (
     RECORD_NAME,
     REPORT_NAME,
     describe_test,
+    summarise,
     tabulate_discoveries,
     tabulate_hull_errors,
     tabulate_probabilities,
@@ -112,6 +114,18 @@ def test_test_is_described_in_sentences(result: BacktestResult) -> None:
     assert "Warning: something." in text
     assert "Left out: 3 rows, no hull." in text
     assert "compete with each other" in text
+
+
+def test_summary_is_of_the_ranking_that_users_get(result: BacktestResult) -> None:
+    (sentence,) = summarise(result)
+    counts, found = result.scores[0].counts, result.scores[0].found
+    assert sentence.startswith(f"IRNet, probability: {counts.true_positives} of {counts.selected} ")
+    assert f"acceleration {counts.acceleration:.2f} of at most 4.00" in sentence
+    assert sentence.endswith(f"{found[5]} of the first 5, {found[10]} of the first 10")
+    forest = replace(result.scores[1], predictor="random_forest_energy")
+    (other, last) = summarise(replace(result, scores=(result.scores[1], forest)))
+    assert other.startswith("IRNet, energy")
+    assert last.startswith("Random Forest, energy")
 
 
 def test_files_name_no_folder(result: BacktestResult, tiny_model: Path, tmp_path: Path) -> None:
