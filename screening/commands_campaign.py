@@ -259,8 +259,9 @@ def _run_and_show(
     scored: RunFolder | None = None,
 ) -> None:
     from screening.campaign import run_campaign  # loads torch: not for a misspelt name
+    from screening.progress import CampaignProgress
     from screening.settings import RankBy
-    from screening.terminal import CampaignProgress, describe_order, describe_requirements
+    from screening.terminal import describe_order, describe_requirements
 
     with CampaignProgress() as progress:
         result = run_campaign(settings, spaces, pools, progress, scored)
