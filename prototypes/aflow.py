@@ -1,13 +1,15 @@
 """The AFLOW prototypes that pymatgen ships: the 288 entries of part 1 of the library.
 
 What they are called and made of stands in ``data/aflow.json``, so that finding and listing them
-needs no pymatgen; only the geometry of the one that is chosen comes from it.
+needs no pymatgen; only the geometry of the one that is chosen comes from it. Where that geometry is
+doubtful, ``data/doubtful.json`` says why.
 """
 
 import json
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
+from typing import Any
 
 from prototypes.elements import ATOMIC_NUMBERS
 from prototypes.errors import ElementPrototypeError, UnknownPrototypeError
@@ -35,6 +37,7 @@ class AflowEntry:
         sites: Sites of the cell.
         is_element: Whether the reference compound is an element.
         citation: Where its geometry was published.
+        doubt: What is doubtful about its geometry, None where nothing is known to be.
     """
 
     name: str
@@ -47,6 +50,7 @@ class AflowEntry:
     sites: int
     is_element: bool
     citation: str
+    doubt: str | None
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -109,16 +113,19 @@ class AflowEntry:
             exact=False,
             sites=self.sites,
             is_element=self.is_element,
+            doubt=self.doubt,
         )
 
 
 @cache
 def entries() -> tuple[AflowEntry, ...]:
-    """Return all entries in order of their names, from ``data/aflow.json``."""
-    text = files("prototypes").joinpath("data", "aflow.json").read_text(encoding="utf-8")
+    """Return all entries in order of their names, from the data files."""
+    doubts = {entry["name"]: _describe_doubt(entry) for entry in _read_entries("doubtful.json")}
     return tuple(
-        AflowEntry(**{**entry, "roles": tuple(entry["roles"].items())})
-        for entry in json.loads(text)["entries"]
+        AflowEntry(
+            **{**entry, "roles": tuple(entry["roles"].items())}, doubt=doubts.get(entry["name"])
+        )
+        for entry in _read_entries("aflow.json")
     )
 
 
@@ -134,6 +141,22 @@ def matching_entries(name: str) -> tuple[AflowEntry, ...]:
     key = normalise_name(name)
     return tuple(
         entry for entry in entries() if key and key in {normalise_name(n) for n in entry.names}
+    )
+
+
+def _read_entries(name: str) -> list[dict[str, Any]]:
+    text = files("prototypes").joinpath("data", name).read_text(encoding="utf-8")
+    found: list[dict[str, Any]] = json.loads(text)["entries"]
+    return found
+
+
+def _describe_doubt(entry: dict[str, Any]) -> str:
+    """Say what is wrong with a doubtful entry, and how far it is from what is known."""
+    if entry["pair"] is None:
+        return str(entry["reason"])
+    known = f", known {entry['known_distance']:.2f} Å, {entry['known']}" if entry["known"] else ""
+    return (
+        f"{entry['reason']} (shortest {'-'.join(entry['pair'])} {entry['distance']:.2f} Å{known})"
     )
 
 

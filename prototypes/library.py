@@ -25,7 +25,8 @@ def find_prototype(name_or_path: str | Path, roles: Mapping[str, str] | None = N
 
     Built-in names come first, then AFLOW labels, Strukturbericht symbols and mineral names of the
     AFLOW entries that pymatgen ships. Capitals, spaces and underscores do not matter. What ends
-    in ``.cif``, or is no name but an existing file, is read as a CIF.
+    in ``.cif``, or is no name but an existing file, is read as a CIF. The geometry of some AFLOW
+    entries is doubtful: see ``find_doubt``.
 
     Args:
         name_or_path: For instance "B2", "AB_cF8_225_a_b", "C1_b", "spinel" or "mine.cif".
@@ -92,6 +93,33 @@ def list_prototypes(aflow: bool = True) -> list[PrototypeRecord]:
     return records
 
 
+def find_doubt(prototype: Prototype) -> str | None:
+    """Say what is doubtful about the geometry of a prototype.
+
+    Args:
+        prototype: Any prototype.
+
+    Returns:
+        What is wrong with it, for an AFLOW entry whose geometry is not that of its reference
+        compound; None for the others, whose geometry is right or could not be compared, for the
+        built-in ones and for the user's own.
+
+    Example:
+        >>> find_doubt(find_prototype("AB_oP16_61_c_c"))
+        'Cd and Sb are exchanged (shortest Cd-Cd 2.81 Å, known 3.12 Å, mp-1321)'
+    """
+    from prototypes import aflow
+
+    return next(
+        (
+            entry.doubt
+            for entry in aflow.entries()
+            if (entry.name, entry.label) == (prototype.name, prototype.aflow_label)
+        ),
+        None,
+    )
+
+
 @cache
 def load_built_in(name: str) -> Prototype:
     """Read a built-in prototype from its data file.
@@ -144,6 +172,7 @@ def _built_in_record(name: str) -> PrototypeRecord:
         exact=True,
         sites=len(data["sites"]),
         is_element=False,
+        doubt=None,
     )
 
 

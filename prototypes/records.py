@@ -18,6 +18,8 @@ class PrototypeRecord:
         exact: Whether the roles were assigned by hand (built in) rather than by rule.
         sites: Sites of the cell as its source gives it.
         is_element: Whether it holds a single element, so that ``find_prototype`` refuses it.
+        doubt: What is doubtful about its geometry, such as atoms that lie elsewhere in the known
+            structure of the reference compound; None where nothing is known to be.
     """
 
     name: str
@@ -30,6 +32,7 @@ class PrototypeRecord:
     exact: bool
     sites: int
     is_element: bool
+    doubt: str | None
 
     @property
     def names(self) -> tuple[str, ...]:

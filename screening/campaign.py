@@ -19,6 +19,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 
+from prototypes import find_doubt
 from screening.comparison import Comparison, compare_models
 from screening.competitors import (
     CompetitorPlan,
@@ -145,6 +146,7 @@ def run_campaign(
     if settings.scheduler is None:
         pick_device(settings.device)
     model = load_enthalpy_model(settings.model)
+    _warn_of_doubts(spaces, observer)
     references = _open_references(settings, model, pools, observer)
     if scored is not None:
         _check_earlier(scored, settings, model)
@@ -174,10 +176,10 @@ def run_campaign(
         folder.write_manifest(manifest | {"runs": earlier})
         folder.write_text("campaign.toml", resolve_settings(settings, pools, spaces))
         try:
+            observer.begin(counts, pools, sum(each.enumerated for each in finished.values()))
             phases, predicted = _gather_phases(
                 settings, model, references, plan, folder, work, observer
             )
-            observer.begin(counts, pools, sum(each.enumerated for each in finished.values()))
             tasks = [
                 _make_task(settings, space, shard, model, folder, phases, scored)
                 for space in spaces
@@ -248,6 +250,17 @@ def _check_earlier(scored: RunFolder, settings: CampaignSettings, model: Screeni
             f"{scored.path} left out candidates by {', '.join(late)}, which depends on its hull; "
             "run the campaign anew"
         )
+
+
+def _warn_of_doubts(spaces: Sequence[CandidateSpace], observer: Observer) -> None:
+    """Name the prototypes whose geometry is known to be doubtful, and what to do."""
+    for prototype in (space.prototype for space in spaces):
+        doubt = find_doubt(prototype)
+        if doubt is not None:
+            observer.note(
+                f"the geometry of {prototype.name} is doubtful: {doubt}; to be safe, give "
+                "--prototype a CIF of your own"
+            )
 
 
 def _open_references(

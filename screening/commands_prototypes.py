@@ -62,7 +62,7 @@ def prototypes(
         return
     if in_full:
         typer.echo(f'\nalso with "{search}" in a name:')
-    rows = [("name", "formula", "sites", "Strukturbericht", "mineral")]
+    rows = [("name", "formula", "sites", "Strukturbericht", "mineral", "geometry")]
     rows += [
         (
             record.name,
@@ -70,6 +70,7 @@ def prototypes(
             str(record.sites),
             record.strukturbericht or "-",
             record.mineral or "-",
+            "doubtful" if record.doubt else "",
         )
         for record in records
     ]
@@ -89,5 +90,6 @@ def _describe_prototype(record: PrototypeRecord) -> str:
         f"  roles: {roles}",
         *([f"  also called: {', '.join(names)}"] if names else []),
         f"  source: {record.source}",
+        *([f"  doubtful: {record.doubt}; to be safe, give a CIF"] if record.doubt else []),
     ]
     return "\n".join(lines)
