@@ -48,7 +48,7 @@ from screening.references import References
 from screening.score import LoadedModel, Scores, score_candidates
 from screening.settings import DEFAULT_STABLE_WITHIN
 from screening.stability import place_on_hull
-from screening.terminal import describe_hull, format_interval
+from screening.terminal import describe_hull, format_interval, format_probability
 
 DECIMALS: Final = 6
 
@@ -311,7 +311,9 @@ def show_predictions(table: pa.Table, most: int) -> pd.DataFrame:
             "above hull": list(
                 map(_show_with_std, shown[ABOVE_HULL.name], shown[ABOVE_HULL_STD.name])
             ),
-            "p stable": shown[P_STABLE.name].map(lambda p: "-" if pd.isna(p) else f"{p:.2f}"),
+            "p stable": shown[P_STABLE.name].map(
+                lambda p: format_probability(None if pd.isna(p) else p)
+            ),
             "RF above hull": shown[RF_ABOVE_HULL.name].map(_show),
             "known": list(map(_show_known, shown["known"], shown["known_id"])),
             "distance": shown[DISTANCE.name].map(lambda d: "" if pd.isna(d) else f"{d:.2f}"),
