@@ -155,9 +155,11 @@ def _describe_doubt(entry: dict[str, Any]) -> str:
     if entry["pair"] is None:
         return str(entry["reason"])
     known = f", known {entry['known_distance']:.2f} Å, {entry['known']}" if entry["known"] else ""
-    return (
-        f"{entry['reason']} (shortest {'-'.join(entry['pair'])} {entry['distance']:.2f} Å{known})"
+    distance = f"(shortest {'-'.join(entry['pair'])} {entry['distance']:.2f} Å{known})"
+    cure = (
+        ", which all roles with the same pool make up for" if entry["fault"] == "elements" else ""
     )
+    return f"{entry['reason']} {distance}{cure}"
 
 
 def _read_geometry(

@@ -105,8 +105,8 @@ def find_doubt(prototype: Prototype) -> str | None:
         built-in ones and for the user's own.
 
     Example:
-        >>> find_doubt(find_prototype("AB_oP16_61_c_c"))
-        'Cd and Sb are exchanged (shortest Cd-Cd 2.81 Å, known 3.12 Å, mp-1321)'
+        >>> find_doubt(find_prototype("Brookite"))
+        'its a axis is 3.45 Å long instead of 5.46 Å (shortest Ti-O 1.55 Å, known 1.87 Å, mp-1840)'
     """
     from prototypes import aflow
 

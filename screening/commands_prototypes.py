@@ -78,7 +78,7 @@ def prototypes(
     for row in rows:
         line = "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))
         typer.echo(line.rstrip())
-    say("roles and sources of some of them: screening prototypes WORD")
+    say("roles, sources and doubts of some of them: screening prototypes WORD")
 
 
 def _describe_prototype(record: PrototypeRecord) -> str:

@@ -2,7 +2,7 @@
 
 The index answers every question about names without pymatgen. Geometry is left out: it is read
 from pymatgen when an entry is chosen. Run it again when pymatgen's library changes; a test compares
-the two.
+the two. Entries whose geometry is doubtful stand in prototypes/data/doubtful.json, written by hand.
 """
 
 import json

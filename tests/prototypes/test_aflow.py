@@ -167,6 +167,7 @@ def test_doubts_are_about_entries_and_show_in_their_records() -> None:
     for entry in entries():
         assert entry.record().doubt == entry.doubt
     assert "shortest Ni-Sb 1.03 Å, known 2.54 Å, mp-3679" in doubts["ABC_cP12_198_a_a_a"]
+    assert doubts["AB_oP16_61_c_c"].endswith("the same pool for all roles screens every order")
     assert doubts["sigma_tP30_136_bf2ij"].endswith("(shortest Pd-Rh 1.26 Å)")
 
 

@@ -96,6 +96,21 @@ def test_every_candidate_is_ranked_once_by_the_models_own_numbers(
         )
 
 
+def test_a_doubtful_geometry_is_named_before_anything_is_screened(
+    tiny_model: Path, tmp_path: Path, screening: Program
+) -> None:
+    done = screening(
+        "run", "--prototype", "B2", "--prototype", "AB_tP4_131_c_e", "--elements", "Pt,S,Cu",
+        "--competitors", "none", "--model", tiny_model, "--workers", "0", "--out", tmp_path / "out",
+    )  # fmt: skip
+    assert done.exit_code == 0, done.stderr
+    words = " ".join(done.stderr.split())
+    assert words.count("is doubtful") == 1
+    assert words.index("the geometry of AB_tP4_131_c_e is doubtful: its a axis") < words.index(
+        "give --prototype a CIF of your own"
+    )
+
+
 def test_known_and_unseen_are_marked(undisturbed: Path) -> None:
     frame = pq.read_table(undisturbed / "ranking.parquet").to_pandas()
     assert set(frame[frame["known"]]["formula"]) == {"NaCl", "KMgF3"}

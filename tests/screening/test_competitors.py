@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from pymatgen.core import Composition, Structure
 
 from irnet.scorer import Scorer
-from prototypes import CandidateSpace, Prototype, element_pool, find_prototype
+from prototypes import CandidateSpace, Prototype, element_pool, find_doubt, find_prototype
 from screening.competitors import (
     BINARY_TYPES,
     TERNARY_TYPES,
@@ -401,3 +401,18 @@ def test_binary_competitors_of_oxide_perovskites_are_near_those_of_dft(
     calculated = find_mixtures(references, numbers, space.prototype.amounts).energies[:, 0]
     assert np.abs(predicted - calculated).mean() < 0.08
     assert np.corrcoef(predicted, calculated)[0, 1] > 0.97
+
+
+def test_competitors_have_geometries_without_doubts() -> None:
+    """But for half-Heusler, whose elements are in doubt: a plan fills it in every order."""
+    types = {
+        each.prototype: find_prototype(each.prototype) for each in BINARY_TYPES + TERNARY_TYPES
+    }
+    assert [name for name, each in types.items() if find_doubt(each)] == ["ABC_cF12_216_b_c_a"]
+    assert "Ag where it has Mg" in (find_doubt(types["ABC_cF12_216_b_c_a"]) or "")
+    spaces, _ = open_spaces(["cubic_perovskite"], ["A=Li,Ca", "B=Ti,Fe", "X=O,F"])
+    plan = plan_competitors(spaces, Competitors.TERNARY)
+    (half_heusler,) = [
+        space for space in plan.spaces if space.prototype.name == "ABC_cF12_216_b_c_a"
+    ]
+    assert len(set(half_heusler.pools)) == 1
