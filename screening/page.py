@@ -21,7 +21,7 @@ STYLE: Final = """
           --band: #1d2228; --accent: #7db6e8; } }
 * { box-sizing: border-box; }
 body { margin: 0 auto; max-width: 62rem; padding: 2rem 1.25rem 4rem; background: var(--ground);
-       color: var(--text); font: 16px/1.55 system-ui, "Segoe UI", Roboto, sans-serif; }
+       color: var(--text); font: 1rem/1.55 system-ui, "Segoe UI", Roboto, sans-serif; }
 h1 { margin: 0 0 .3rem; font-size: 1.9rem; line-height: 1.2; overflow-wrap: anywhere; }
 h2 { margin: 2.6rem 0 .6rem; padding-top: .8rem; border-top: 1px solid var(--line);
      font-size: 1.3rem; }
@@ -49,7 +49,8 @@ details { margin: .6rem 0; }
 summary { color: var(--accent); cursor: pointer; }
 ul { padding-left: 1.2rem; max-width: 46rem; }
 @media print {
-  body { max-width: none; padding: 0; font-size: 10pt; }
+  :root { font-size: 10pt; }
+  body { max-width: none; padding: 0; }
   h2, caption, figcaption { break-after: avoid; }
   figure, tr, dl { break-inside: avoid; }
   .wide { overflow: visible; }

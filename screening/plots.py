@@ -41,7 +41,7 @@ MOST_POINTS = 400
 CELLS = 80
 """Of a density plot, along each axis."""
 
-FAINTEST, DARKEST = 0.08, 0.62
+FAINTEST, STRONGEST = 0.08, 0.62
 """Share of the colour in the cells of the element map; their text must stay readable."""
 
 NOBLE_GASES = (2, 10, 18, 36, 54, 86, 118)
@@ -265,7 +265,7 @@ def plot_density(
     mark: float | None = None,
     name: str = "density",
 ) -> str:
-    """How many candidates have which pair of values: cells from pale to dark, logarithmically.
+    """How many candidates have which pair of values: cells from pale to strong, logarithmically.
 
     Args:
         x: First value of each candidate, shape (n,), finite.
@@ -287,7 +287,7 @@ def plot_density(
         origin="lower",
         aspect="auto",
         interpolation="nearest",
-        cmap=LinearSegmentedColormap.from_list("pale to dark", [(*hue, 0.25), (*hue, 1.0)]),
+        cmap=LinearSegmentedColormap.from_list("pale to strong", [(*hue, 0.25), (*hue, 1.0)]),
         norm=LogNorm(1, max(2.0, counts.max())),
     )
     axes.plot(limits, limits, color=INK, linewidth=0.8, alpha=0.6)
@@ -298,7 +298,7 @@ def plot_density(
 
 
 def draw_element_map(values: Mapping[str, float], texts: Mapping[str, str], name: str) -> str:
-    """Draw a periodic table whose elements are the darker the larger their value.
+    """Draw a periodic table whose elements are coloured the more strongly the larger their value.
 
     Args:
         values: Value by symbol; other elements are drawn as empty cells.
@@ -318,7 +318,7 @@ def draw_element_map(values: Mapping[str, float], texts: Mapping[str, str], name
         middle = x + (width - gap) / 2
         screened = symbol in values
         share = (values[symbol] - lowest) / (highest - lowest or 1.0) if screened else 0.0
-        strength = FAINTEST + (DARKEST - FAINTEST) * share if screened else 0.0
+        strength = FAINTEST + (STRONGEST - FAINTEST) * share if screened else 0.0
         cells.append(
             f'<g id="{name}-{symbol}"><rect x="{x}" y="{y:g}" width="{width - gap}" '
             f'height="{height - gap}" rx="3" style="fill: var(--accent)" '

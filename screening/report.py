@@ -203,7 +203,7 @@ def _head(manifest: Mapping[str, Any], scored: _Scored) -> list[str]:
             "compositions that are not known."
         )
     else:
-        found = f"{total}, of which {len(scored.new):,} could be scored."
+        found = f"{total}; {len(scored.new):,} of them are ranked."
     return [
         build_title(_title(manifest)),
         build_paragraph(
@@ -278,16 +278,16 @@ def _hull(competitors: Mapping[str, Any]) -> list[str]:
             build_paragraph(
                 f"Each candidate competes with all mixtures of {sum(predicted.values()):,} phases "
                 f"of {len(predicted)} structure types that the model itself predicted, and of the "
-                "elements at 0 eV/atom. No energy of this hull was calculated or measured."
+                "elements at 0 eV/atom. No energy of this hull comes from DFT or experiment."
             ),
             build_paragraph(
                 "What this means: phases of other structure types or with more elements are not in "
                 "the hull, however stable they are, so candidates can look more stable than they "
                 "are; that is worst where structures are many, as in oxides and other salts. And "
                 "the model's errors are in candidates and competitors alike. Before anyone acts on "
-                "this ranking, let the best compete with phases of known energy: screening hull "
-                "DIR --references FILE --out OTHER."
+                "this ranking, let the candidates compete with phases of known energy:"
             ),
+            build_code("screening hull DIR --references FILE --out OTHER"),
             build_details(
                 "Which structure types",
                 build_table(types, "Competing phases by structure type", words=types[0][:1]),
@@ -303,13 +303,14 @@ def _hull(competitors: Mapping[str, Any]) -> list[str]:
             build_paragraph("Candidates of one chemical system compete with each other, too.")
         )
     if len(parts) == 1:
-        parts.append(
+        parts += [
             build_paragraph(
                 "None was computed: candidates are ranked by formation enthalpy alone, which says "
                 "how much energy the elements give off, not whether the compound is stable. To let "
-                "the candidates compete: screening hull DIR --out OTHER."
-            )
-        )
+                "the candidates compete:"
+            ),
+            build_code("screening hull DIR --out OTHER"),
+        ]
     return parts
 
 
@@ -320,7 +321,7 @@ def _funnel(manifest: Mapping[str, Any], scored: _Scored, failures: pa.Table) ->
         without = counts["not_applicable"]
         fate = "removed, too" if condition.endswith("!") else "stay"
         remark = f"{without:,} have no value there and {fate}" if without else ""
-        rows.append([f"removed: not {condition}", f"{counts['removed']:,}", "", remark])
+        rows.append([f"removed by {condition}", f"{counts['removed']:,}", "", remark])
     reasons = pc.value_counts(failures["reason"]).to_pylist()
     most = sorted(reasons, key=lambda each: -each["counts"])[:3]
     remark = "; ".join(f"{each['counts']:,}: {each['values']}" for each in most)
@@ -389,9 +390,9 @@ def _shortlist(ranking: pa.Table, scored: _Scored) -> list[str]:
         build_paragraph(
             "Going down the ranking, known compositions and each candidate whose composition is "
             "close to one already picked are passed over, so that a batch of calculations teaches "
-            "something about different chemistries. screening show DIR --new --diverse gives the "
-            "same."
+            "something about different chemistries. The same in a terminal:"
         ),
+        build_code(f"screening show DIR --new --diverse --top {SHORTLIST}"),
     ]
     if len(picked) == 0:
         return [*parts, build_paragraph("All of the best candidates are known.")]
@@ -593,8 +594,8 @@ def _models(manifest: Mapping[str, Any], scored: _Scored) -> list[str]:
         build_facts(correlations),
         build_figure(
             svg,
-            f"All {both.sum():,} candidates by both models: the darker a cell, the more of them, "
-            "those beyond in the last ones; on the diagonal the models agree."
+            f"All {both.sum():,} candidates by both models: the stronger a cell's colour, the more "
+            "of them, those beyond in the last ones; on the diagonal the models agree."
             f"{dotted}",
         ),
     ]
@@ -676,7 +677,7 @@ def _elements(ranking: pa.Table, scored: _Scored, within: float) -> list[str]:
     return [
         "<h2>Which chemistry wins</h2>",
         '<div class="elements">',
-        build_figure(svg, f"For each element the {what}; the better, the darker."),
+        build_figure(svg, f"For each element the {what}; the better, the stronger the colour."),
         "</div>",
         build_details(
             "The same in numbers",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -187,3 +188,28 @@ def train(screening: Callable[..., Result], tmp_path: Path) -> Callable[..., Res
         return screening("train", data, "--out", tmp_path / out, *fast, *layers, *rest)
 
     return call
+
+
+@pytest.fixture
+def browse(tmp_path: Path) -> Callable[[Path], tuple[str, list[str]]]:
+    """Open a page in Chromium; skip where there is none.
+
+    Returns the document after the page's scripts ran, and what the console says.
+    """
+    chromium = shutil.which("chromium") or shutil.which("google-chrome")
+    if chromium is None:
+        pytest.skip("there is no Chromium on this machine")
+    options = ["--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr"]
+    options.append(f"--user-data-dir={tmp_path / 'browser'}")
+
+    def open_page(path: Path) -> tuple[str, list[str]]:
+        done = subprocess.run(
+            [chromium, *options, "--dump-dom", path.as_uri()],
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout, [line for line in done.stderr.splitlines() if "CONSOLE" in line]
+
+    return open_page
