@@ -157,7 +157,7 @@ def _describe_doubt(entry: dict[str, Any]) -> str:
     known = f", known {entry['known_distance']:.2f} Å, {entry['known']}" if entry["known"] else ""
     distance = f"(shortest {'-'.join(entry['pair'])} {entry['distance']:.2f} Å{known})"
     cure = (
-        ", which all roles with the same pool make up for" if entry["fault"] == "elements" else ""
+        "; the same pool for all roles screens every order" if entry["fault"] == "elements" else ""
     )
     return f"{entry['reason']} {distance}{cure}"
 
