@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import base64
+import io
 import re
 import subprocess
 import sys
@@ -7,14 +9,20 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+from matplotlib.image import imread
 
 from screening.discovery_metrics import ReliabilityBin
 from screening.model_card import Reliability
 from screening.plots import (
+    CELLS,
     COLOURS,
     MOST_POINTS,
+    draw_element_map,
+    place_element,
+    plot_density,
     plot_discoveries,
     plot_errors,
+    plot_histogram,
     plot_learning_curves,
     plot_probabilities,
     plot_reliability,
@@ -96,6 +104,58 @@ def test_the_distribution_of_errors_ends_at_one() -> None:
 
 def test_errors_of_nothing_can_be_drawn() -> None:
     assert plot_errors({"perfect": np.zeros(3)}).startswith("<svg")
+
+
+def test_a_histogram_is_as_high_as_its_logarithms() -> None:
+    edges = np.array([0.0, 1.0, 2.0, 3.0])
+    counts = {"net": np.array([1, 10, 100]), "forest": np.array([0, 5, 5])}
+    svg = plot_histogram(edges, counts, "energy (eV)", mark=0.5)
+    [line] = lines_of(svg, COLOURS[0])
+    low, middle, high = sorted(set(heights(line)), reverse=True)[-3:]
+    assert (low - middle) == pytest.approx(middle - high, rel=1e-3)
+    assert {"energy (eV)", "candidates", "net", "forest", "100"} <= set(texts_of(svg))
+    assert svg.count("<path") > plot_histogram(edges, counts, "energy (eV)").count("<path")
+
+
+def test_density_colours_the_cells_that_hold_something() -> None:
+    x, y = np.array([0.0, 0.0, 5.0, 0.31]), np.array([0.0, 0.0, -7.0, 0.91])
+    svg = plot_density(x, y, (0.0, 1.0), ("forest", "net"))
+    encoded = re.search(r'data:image/png;base64,([^"]+)', svg)
+    assert encoded is not None
+    image = imread(io.BytesIO(base64.b64decode(encoded[1])), format="png")
+    strength = image[::-1, :, 3]  # matplotlib embeds it upside down
+    height, width = strength.shape
+    places = ((0.005, 0.005), (0.99, 0.005), (0.307, 0.907), (0.6, 0.5))
+    found = [strength[int(height * (1 - b)), int(width * a)] for a, b in places]
+    assert found == pytest.approx([1.0, 0.25, 0.25, 0.0], abs=0.02)
+    assert (strength > 0).mean() == pytest.approx(3 / CELLS**2, rel=0.3)
+    assert {"forest", "net"} <= set(texts_of(svg))
+
+
+def test_elements_stand_where_pymatgen_has_them() -> None:
+    from pymatgen.core import Element
+
+    places = [place_element(number) for number in range(1, 119)]
+    assert len(set(places)) == 118
+    for number, (row, column) in enumerate(places, start=1):
+        element = Element.from_Z(number)
+        if element.is_lanthanoid or element.is_actinoid:
+            assert (row, column) == (element.row + 2, number - (55 if number < 80 else 87))
+        else:
+            assert (row, column) == (element.row - 1, element.group - 1)
+
+
+def test_the_element_map_is_strongest_where_the_value_is_largest() -> None:
+    values = {"Li": -1.0, "O": 3.0, "U": 1.0}
+    svg = draw_element_map(values, dict.fromkeys(values, "<"), "m")
+    tree = ElementTree.fromstring(svg)
+    strength = {group.get("id"): float(group[0].get("fill-opacity", "nan")) for group in tree}
+    assert len(strength) == 118
+    assert 0 < strength["m-Li"] < strength["m-U"] < strength["m-O"] < 1
+    assert strength["m-U"] == pytest.approx((strength["m-Li"] + strength["m-O"]) / 2, abs=1e-3)
+    assert strength["m-Fe"] == 0
+    assert texts_of(svg).count("<") == 3
+    assert draw_element_map({}, {}, "m").count("<rect") == 118
 
 
 def test_plots_share_a_page_and_its_colour() -> None:
