@@ -251,58 +251,10 @@ def _hull(competitors: Mapping[str, Any]) -> list[str]:
     references, predicted = competitors["references"], competitors["predicted"]
     parts = ["<h2>The hull: what candidates compete with</h2>"]
     if references is not None:
-        parts += [
-            build_paragraph(
-                f"Each candidate competes with all mixtures of {references['phases']:,} reference "
-                "phases from a file, and of the elements at 0 eV/atom. Where the file lacks a "
-                "phase, or its energies were calculated in another way than those that the model "
-                "was trained on, the energies above hull are off."
-            ),
-            build_facts(
-                {
-                    "file": references["file"],
-                    "sha256": references["sha256"],
-                    "functional": references["functional"]
-                    or "not stated: taken to be that of the model's training data",
-                    "entries read": f"{references['entries']:,}",
-                    "phases": f"{references['phases']:,}",
-                }
-            ),
-        ]
-        if references["notes"]:
-            parts.append(build_list(references["notes"]))
-    if predicted:
-        types = [["structure type", "phases predicted"]]
-        types += [[name, f"{count:,}"] for name, count in predicted.items()]
-        parts += [
-            build_paragraph(
-                f"Each candidate competes with all mixtures of {sum(predicted.values()):,} phases "
-                f"of {len(predicted)} structure types that the model itself predicted, and of the "
-                "elements at 0 eV/atom. No energy of this hull comes from DFT or experiment."
-            ),
-            build_paragraph(
-                "What this means: phases of other structure types or with more elements are not in "
-                "the hull, however stable they are, so candidates can look more stable than they "
-                "are; that is worst where structures are many, as in oxides and other salts. And "
-                "the model's errors are in candidates and competitors alike. Before anyone acts on "
-                "this ranking, let the candidates compete with phases of known energy:"
-            ),
-            build_code("screening hull DIR --references FILE --out OTHER"),
-            build_details(
-                "Which structure types",
-                build_table(types, "Competing phases by structure type", words=types[0][:1]),
-            ),
-        ]
-        failed = competitors.get("failures", [])
-        if failed:
-            rows = [["phase", "reason"], *failed[:MOST_FAILURES]]
-            caption = f"{len(failed):,} phases could not be predicted, among them"
-            parts.append(build_table(rows, caption, words=rows[0]))
-    if competitors["candidates_compete"]:
-        parts.append(
-            build_paragraph("Candidates of one chemical system compete with each other, too.")
-        )
-    if len(parts) == 1:
+        parts += _given_hull(references)
+    elif predicted:
+        parts += _own_hull(predicted)
+    else:
         parts += [
             build_paragraph(
                 "None was computed: candidates are ranked by formation enthalpy alone, which says "
@@ -311,7 +263,66 @@ def _hull(competitors: Mapping[str, Any]) -> list[str]:
             ),
             build_code("screening hull DIR --out OTHER"),
         ]
+    if competitors["candidates_compete"]:
+        parts.append(
+            build_paragraph(
+                "Candidates of one chemical system compete with each other, too, with the energies "
+                "that the model predicts for them."
+            )
+        )
+    failed = competitors.get("failures", [])
+    if failed:
+        rows = [["phase", "reason"], *failed[:MOST_FAILURES]]
+        caption = f"{len(failed):,} competing phases could not be predicted, among them"
+        parts.append(build_table(rows, caption, words=rows[0]))
     return parts
+
+
+def _given_hull(references: Mapping[str, Any]) -> list[str]:
+    parts = [
+        build_paragraph(
+            f"Each candidate competes with all mixtures of {references['phases']:,} reference "
+            "phases from a file, and of the elements at 0 eV/atom. Where the file lacks a phase, or "
+            "its energies were calculated in another way than those that the model was trained on, "
+            "the energies above hull are off."
+        ),
+        build_facts(
+            {
+                "file": references["file"],
+                "sha256": references["sha256"],
+                "functional": references["functional"]
+                or "not stated: taken to be that of the model's training data",
+                "entries read": f"{references['entries']:,}",
+                "phases": f"{references['phases']:,}",
+            }
+        ),
+    ]
+    return [*parts, build_list(references["notes"])] if references["notes"] else parts
+
+
+def _own_hull(predicted: Mapping[str, int]) -> list[str]:
+    types = [["structure type", "phases predicted"]]
+    types += [[name, f"{count:,}"] for name, count in predicted.items()]
+    plural = "s" * (len(predicted) != 1)
+    return [
+        build_paragraph(
+            f"Each candidate competes with all mixtures of {sum(predicted.values()):,} phases of "
+            f"{len(predicted)} structure type{plural} that the model itself predicted, and of the "
+            "elements at 0 eV/atom. No energy of this hull comes from DFT or experiment."
+        ),
+        build_paragraph(
+            "What this means: phases of other structure types are not in the hull, however stable "
+            "they are, so candidates can look more stable than they are; that is worst where "
+            "structures are many, as in oxides and other salts. And the model's errors are in "
+            "candidates and competitors alike. Before anyone acts on this ranking, let the "
+            "candidates compete with phases of known energy:"
+        ),
+        build_code("screening hull DIR --references FILE --out OTHER"),
+        build_details(
+            "Which structure types",
+            build_table(types, "Competing phases by structure type", words=types[0][:1]),
+        ),
+    ]
 
 
 def _funnel(manifest: Mapping[str, Any], scored: _Scored, failures: pa.Table) -> list[str]:
@@ -319,7 +330,7 @@ def _funnel(manifest: Mapping[str, Any], scored: _Scored, failures: pa.Table) ->
     rows.append(["enumerated", f"{manifest['counts']['total']:,}", "", ""])
     for condition, counts in manifest["removed"].items():
         without = counts["not_applicable"]
-        fate = "removed, too" if condition.endswith("!") else "stay"
+        fate = "are removed, too" if condition.endswith("!") else "stay"
         remark = f"{without:,} have no value there and {fate}" if without else ""
         rows.append([f"removed by {condition}", f"{counts['removed']:,}", "", remark])
     reasons = pc.value_counts(failures["reason"]).to_pylist()

@@ -315,6 +315,25 @@ def test_a_hull_of_the_models_own_comes_with_a_warning(uncalibrated: Path) -> No
     }
 
 
+def test_candidates_that_compete_with_references_make_no_hull_of_the_models_own(
+    campaign: Path,
+) -> None:
+    folder = RunFolder.open(campaign)
+    competitors = folder.manifest["competitors"]
+    told = competitors | {
+        "candidates_compete": True,
+        "predicted": {"B2": 45},
+        "failures": [["Cs<b>", "no radius"], ["NaF", "too large"]],
+    }
+    folder.__dict__["manifest"] = folder.manifest | {"competitors": told}
+    page = render_report(folder, folder.read_ranking(), folder.read_failures())
+    report = Report(html.fromstring(page))
+    assert "Candidates of one chemical system compete with each other, too" in report.words
+    assert "structure type that the model itself" not in report.words
+    failed = report.table("2 competing phases could not be predicted")
+    assert [row["phase"] for row in failed] == ["Cs<b>", "NaF"]
+
+
 def test_a_model_that_was_never_calibrated_has_no_probabilities(uncalibrated: Path) -> None:
     report, frame = Report.read(uncalibrated / "report.html"), frame_of(uncalibrated)
     assert "never calibrated" in report.words
