@@ -282,9 +282,9 @@ def _given_hull(references: Mapping[str, Any]) -> list[str]:
     parts = [
         build_paragraph(
             f"Each candidate competes with all mixtures of {references['phases']:,} reference "
-            "phases from a file, and of the elements at 0 eV/atom. Where the file lacks a phase, or "
-            "its energies were calculated in another way than those that the model was trained on, "
-            "the energies above hull are off."
+            "phases from a file, and of the elements at 0 eV/atom. Where the file lacks a phase, "
+            "or its energies were calculated in another way than those that the model was trained "
+            "on, the energies above hull are off."
         ),
         build_facts(
             {

@@ -31,6 +31,9 @@ POOL = "Li,Na,K,Cs,Mg,Ca,Tl,O,F,Cl"
 EVIL = '<img src=x onerror=alert(1)> & "Co"'
 REFERENCES = {"LiF": -3.0, "NaF": -2.8, "NaCl": -2.1, "MgO": -3.0, "CaO": -3.2, "CsNa": 0.2}
 
+AMONG_THEMSELVES = ("--competitors", "none", "--compete")
+"""Options for a hull of few phases that the model predicts."""
+
 
 @dataclass(frozen=True)
 class Report:
@@ -104,7 +107,8 @@ def without_hull(tmp_path_factory: pytest.TempPathFactory, calibrated_model: Pat
 
 @pytest.fixture(scope="module")
 def uncalibrated(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Path:
-    return run(tmp_path_factory.mktemp("runs") / "itself", tiny_model)
+    folder = tmp_path_factory.mktemp("runs") / "itself"
+    return run(folder, tiny_model, *AMONG_THEMSELVES)
 
 
 def frame_of(folder: Path) -> pd.DataFrame:
@@ -355,7 +359,7 @@ def test_without_a_forest_there_is_nothing_to_compare(tiny_model: Path, tmp_path
     card = read_card(model)
     training = card.training.model_copy(update={"forest": None})
     write_card(card.model_copy(update={"training": training}), model)
-    report = Report.read(run(tmp_path / "a", model) / "report.html")
+    report = Report.read(run(tmp_path / "a", model, *AMONG_THEMSELVES) / "report.html")
     assert "The model has no Random Forest to compare with" in report.words
     assert "predicted stable by IRNet" in report.steps
     assert "predicted stable by the Random Forest" not in report.steps
@@ -374,7 +378,7 @@ def test_a_campaign_without_a_candidate_left_is_told_too(tiny_model: Path, tmp_p
 
 def test_a_single_candidate_can_be_reported(tiny_model: Path, tmp_path: Path) -> None:
     call = ["run", "-p", "B2", "-e", "Na,Cl", "--model", str(tiny_model), "--workers", "0"]
-    done = CliRunner().invoke(app, [*call, "--out", str(tmp_path / "a")])
+    done = CliRunner().invoke(app, [*call, *AMONG_THEMSELVES, "--out", str(tmp_path / "a")])
     assert done.exit_code == 0, done.output
     report = Report.read(tmp_path / "a" / "report.html")
     assert [row["formula"] for row in report.table("Best 1 of 1")] == ["NaCl"]
