@@ -279,6 +279,6 @@ def _run_and_show(
             f"all of them are in {settings.out / 'failures.parquet'}"
         )
     say(
-        f"{settings.out}: ranking.parquet, ranking.csv; export structures with: "
+        f"{settings.out}: ranking.parquet, ranking.csv, report.html; export structures with: "
         f"screening export {settings.out}"
     )

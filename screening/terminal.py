@@ -328,8 +328,8 @@ def describe_hull(competitors: Mapping[str, Any]) -> str | None:
         )
     if predicted:
         parts.append(
-            f"{sum(predicted.values()):,} phases of {len(predicted)} structure types that the "
-            "model predicts itself"
+            f"{sum(predicted.values()):,} phases of {len(predicted)} structure "
+            f"type{'' if len(predicted) == 1 else 's'} that the model predicts itself"
         )
     if competitors["candidates_compete"]:
         parts.append("the other candidates")
