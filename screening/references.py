@@ -273,7 +273,9 @@ def _check_table(
         np.arange(1, len(table) + 1),
         [reduce_amounts(each) for each in atoms],
         energies,
-        [""] * len(table) if label is None else [str(value) for value in table[label]],
+        [""] * len(table)
+        if label is None
+        else ["" if pd.isna(value) else str(value) for value in table[label].convert_dtypes()],
         np.array([float(sum(each.values())) for each in atoms]),
     )
 

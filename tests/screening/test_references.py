@@ -169,6 +169,16 @@ def test_an_id_with_several_meanings_is_noted(
     assert any("1 id with several" in note for note in read.notes) == noted
 
 
+@pytest.mark.parametrize(
+    ("ids", "labels"),
+    [(["a", None, None, "b"], ["", "", "a", "b"]), ([7, None, None, 12], ["", "", "12", "7"])],
+)
+def test_rows_without_an_id_have_none(tmp_path: Path, ids: list[object], labels: list[str]) -> None:
+    read = read_references(table(tmp_path / "r.parquet", id=ids))
+    assert sorted(read.phases.labels) == labels
+    assert read.notes == ()
+
+
 def test_elements_at_0_are_left_out(tmp_path: Path) -> None:
     path = table(tmp_path / "r.parquet", ["NaCl", "Na", "Cl2"], [-2.1, 0.0, 5e-7])
     read = read_references(path)
