@@ -247,8 +247,8 @@ def _check_earlier(scored: RunFolder, settings: CampaignSettings, model: Screeni
     late = [each.text for each in divide_requirements(settings.require)[1]]
     if late:
         raise ConfigurationError(
-            f"{scored.path} left out candidates by {', '.join(late)}, which depends on its hull; "
-            "run the campaign anew"
+            f"{scored.path} left out candidates by {', '.join(late)} after they were scored, and "
+            "other competitors may bring them back; run the campaign anew"
         )
 
 

@@ -98,7 +98,9 @@ CompetitorsOption = Annotated[
 CompeteOption = Annotated[
     bool | None,
     typer.Option(
-        "--compete", help="Let candidates of one chemical system compete with each other."
+        "--compete/--no-compete",
+        help="Let candidates of one chemical system compete with each other.",
+        show_default="no-compete",
     ),
 ]
 OutOption = Annotated[

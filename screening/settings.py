@@ -216,8 +216,8 @@ def read_settings(path: Path | None, flags: Mapping[str, object]) -> CampaignSet
 
     of_shards = {column.name for column in SHARD.columns}
     columns = [column for column in RANKING.columns if column.name in of_shards]
-    texts = tuple(parse_requirement(text, columns).text for text in settings.require)
-    return settings.model_copy(update={"require": texts})
+    texts = dict.fromkeys(parse_requirement(text, columns).text for text in settings.require)
+    return settings.model_copy(update={"require": tuple(texts)})
 
 
 def write_settings(settings: CampaignSettings, comments: tuple[str, ...] = ()) -> str:

@@ -130,7 +130,7 @@ def screen_shard(task: ShardTask, worker: int = 0) -> Receipt:
     with clock.measure("hull"):
         placement = _place(task, candidates, loaded, scores)
     with clock.measure("known"):
-        known = _open_known(loaded.model, task.references)
+        known = _open_known(loaded.model, task.references, _find_change(task.references))
         formulas = task.space.formulas(candidates.numbers)
         described = pa.table(
             {
@@ -271,7 +271,7 @@ def _place(
         return None
     prototype = task.space.prototype
     return place_on_hull(
-        _open_phases(task.phases, task.phases.stat().st_mtime_ns),
+        _open_phases(task.phases, _find_change(task.phases)),
         candidates.numbers,
         prototype.amounts,
         scores,
@@ -318,9 +318,14 @@ def _open_phases(path: Path, changed: int) -> Phases:
 
 
 @lru_cache(maxsize=2)
-def _open_known(model: ScreeningModel, references: Path | None) -> KnownCompounds:
+def _open_known(model: ScreeningModel, references: Path | None, changed: int) -> KnownCompounds:
     phases = None if references is None else Phases.load(references)
     return KnownCompounds.of(model.training_formulas, phases)
+
+
+def _find_change(path: Path | None) -> int:
+    """When a file was written, ns: a worker outlives campaigns, and their folders may be reused."""
+    return 0 if path is None else path.stat().st_mtime_ns
 
 
 def _name_device(device: torch.device) -> str:

@@ -229,6 +229,83 @@ def test_conditions_remove_candidates_and_say_how_many(
     assert f"required charge_neutral: {(~neutral).sum():,} candidates removed" in done.stderr
 
 
+def test_a_condition_that_is_given_twice_counts_once(
+    against_references: Path, tiny_model: Path, references: Path, tmp_path: Path
+) -> None:
+    done = run(
+        tmp_path / "a", tiny_model, "--references", str(references),
+        "--require", "charge_neutral", "--require", "charge-neutral = yes",
+    )  # fmt: skip
+    assert done.exit_code == 0, done.output
+    removed = json.loads((tmp_path / "a" / "manifest.json").read_text())["removed"]
+    assert list(removed) == ["charge_neutral"]
+    gone = len(read(against_references)) - len(read(tmp_path / "a"))
+    assert removed["charge_neutral"]["removed"] == gone > 0
+
+
+def test_workers_notice_other_references_in_a_folder_of_the_same_name(
+    tiny_model: Path, tmp_path: Path
+) -> None:
+    known = []
+    for formula in ("NaMgF3", "LiCaF3"):
+        table = pd.DataFrame({"formula": [formula], "formation_energy_per_atom": [-5.0]})
+        table.to_csv(tmp_path / "references.csv", index=False)
+        done = run(tmp_path / "a", tiny_model, "--references", str(tmp_path / "references.csv"))
+        assert done.exit_code == 0, done.output
+        told = read(tmp_path / "a").set_index("formula")["known_formation_enthalpy_ev_per_atom"]
+        known.append({name for name in ("NaMgF3", "LiCaF3") if (told[name] == -5.0).all()})
+        shutil.rmtree(tmp_path / "a")
+    assert known == [{"NaMgF3"}, {"LiCaF3"}]
+
+
+def test_a_campaign_does_not_go_on_when_its_references_changed(
+    tiny_model: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "references.csv"
+    call = (tmp_path / "a", tiny_model, "--references", str(path))
+    for energy, code in ((-3.0, 0), (-3.1, 2)):
+        table = pd.DataFrame({"formula": ["NaMgF3"], "formation_energy_per_atom": [energy]})
+        table.to_csv(path, index=False)
+        done = run(*call)
+        assert done.exit_code == code, done.output
+    assert "holds another campaign (references: " in done.stderr
+
+
+def test_candidates_left_out_by_the_old_hull_are_not_missed_on_a_new_one(
+    tiny_model: Path, references: Path, tmp_path: Path
+) -> None:
+    done = run(
+        tmp_path / "a", tiny_model, "--references", str(references), "--compete",
+        "--require", "charge_neutral", "--require", "energy_above_hull_ev_per_atom < 1",
+    )  # fmt: skip
+    assert done.exit_code == 0, done.output
+    call = ["hull", str(tmp_path / "a"), "--no-compete", "--out", str(tmp_path / "b")]
+    done = CliRunner().invoke(app, call)
+    assert done.exit_code == 2
+    assert "left out candidates by energy_above_hull_ev_per_atom < 1 after" in done.stderr
+
+
+def test_conditions_of_a_campaign_hold_on_a_new_hull(
+    against_references: Path, tiny_model: Path, references: Path, tmp_path: Path
+) -> None:
+    done = run(
+        tmp_path / "a", tiny_model, "--references", str(references), "--compete",
+        "--require", "charge_neutral",
+    )  # fmt: skip
+    assert done.exit_code == 0, done.output
+    call = ["hull", tmp_path / "a", "--no-compete", "--workers", "0", "--out", tmp_path / "b"]
+    done = CliRunner().invoke(app, [str(each) for each in call])
+    assert done.exit_code == 0, done.output
+    manifests = [json.loads((tmp_path / name / "manifest.json").read_text()) for name in "ab"]
+    assert manifests[0]["removed"] == manifests[1]["removed"]
+    assert [each["campaign"]["compete"] for each in manifests] == [True, False]
+    columns = ["prototype", "candidate", "energy_above_hull_ev_per_atom"]
+    found = read(tmp_path / "b")[columns]
+    expected = found.merge(read(against_references)[columns], on=columns[:2])
+    assert len(found) == len(expected) == len(read(tmp_path / "a"))
+    np.testing.assert_allclose(expected[f"{columns[2]}_x"], expected[f"{columns[2]}_y"], atol=3e-6)
+
+
 @pytest.mark.parametrize(
     ("options", "code", "message"),
     [
