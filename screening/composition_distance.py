@@ -121,6 +121,18 @@ def read_compositions(
     return numbers, amounts
 
 
+def find_placed(numbers: NDArray[np.integer]) -> NDArray[np.bool_]:
+    """Say which compositions hold only elements that have a place on the scale.
+
+    Args:
+        numbers: Atomic numbers, shape (n, k); 0 where there is no element.
+
+    Returns:
+        Shape (n,).
+    """
+    return np.asarray(np.isfinite(_places()[numbers]).all(axis=1))
+
+
 def find_distances(first: Compositions, second: Compositions) -> NDArray[np.float64]:
     """Element mover's distance of each composition to its partner.
 

@@ -14,10 +14,15 @@ from typing import Final
 
 import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from prototypes import Prototype
-from screening.composition_distance import Compositions, NearestComposition, read_compositions
+from screening.composition_distance import (
+    Compositions,
+    NearestComposition,
+    find_placed,
+    read_compositions,
+)
 from screening.phases import Phases
 from screening.training_table import SEPARATOR, TrainingTable, name_structure_type
 
@@ -141,21 +146,23 @@ class KnownCompounds:
         )
 
     def find_nearest(
-        self, numbers: NDArray[np.integer], amounts: Sequence[int]
+        self, numbers: NDArray[np.integer], amounts: ArrayLike
     ) -> tuple[NDArray[np.object_], NDArray[np.float64]]:
         """The nearest other known composition, by the element mover's distance.
 
         Args:
-            numbers: Atomic numbers, shape (m, k).
-            amounts: Atoms of each in any multiple, shape (k,).
+            numbers: Atomic numbers up to 103, 0 where there is no element, shape (m, k).
+            amounts: Atoms of each in any multiple, shape (m, k) or, alike for all, (k,).
 
         Returns:
             Its formula, None where nothing else is known, and the distance to it (infinite then),
-            each of shape (m,).
+            each of shape (m,). Known compositions of elements beyond Lr have no distance and are
+            no neighbours.
         """
-        nearest, distances = self._nearest.find(Compositions.of(numbers, amounts))
+        rows, search = self._nearest
+        nearest, distances = search.find(Compositions.of(numbers, amounts))
         formulas = np.full(len(nearest), None, dtype=object)
-        formulas[nearest >= 0] = self.formulas[nearest[nearest >= 0]]
+        formulas[nearest >= 0] = self.formulas[rows[nearest[nearest >= 0]]]
         return formulas, distances
 
     @cached_property
@@ -163,8 +170,11 @@ class KnownCompounds:
         return {formula: row for row, formula in enumerate(self.formulas)}
 
     @cached_property
-    def _nearest(self) -> NearestComposition:
-        return NearestComposition.of(Compositions.of(*read_compositions(self.formulas.tolist())))
+    def _nearest(self) -> tuple[NDArray[np.int64], NearestComposition]:
+        """Rows of the compositions that have a place on the scale of elements, and their search."""
+        numbers, amounts = read_compositions(self.formulas.tolist())
+        rows = np.flatnonzero(find_placed(numbers))
+        return rows, NearestComposition.of(Compositions.of(numbers[rows], amounts[rows]))
 
     @cached_property
     def _type_sets(self) -> tuple[list[list[str]], NDArray[np.int64]]:

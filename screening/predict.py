@@ -31,7 +31,6 @@ from screening.columns import (
     STABILITY,
     write_table,
 )
-from screening.composition_distance import Compositions, NearestComposition, read_compositions
 from screening.crystal import Crystal
 from screening.feature_tables import (
     ParallelMap,
@@ -237,19 +236,13 @@ def _tabulate_known(
         model.training_formulas, None if references is None else references.phases
     )
     found = known.find(compounds.formulas)
-    everything = Compositions.of(*read_compositions(known.formulas.tolist()))
-    nearest, distances = NearestComposition.of(everything).find(
-        Compositions.of(compounds.numbers, compounds.amounts)
-    )
-    none = nearest < 0
+    nearest, distances = known.find_nearest(compounds.numbers, compounds.amounts)
     return {
         "known": pa.array(found.known, pa.bool_()),
         "known_id": pa.array([name or None for name in found.ids], pa.string()),
         "known_formation_enthalpy_ev_per_atom": _round(found.energies),
-        "nearest_known_formula": pa.array(known.formulas, pa.string()).take(
-            pa.array(nearest, mask=none)
-        ),
-        "nearest_known_distance": pa.array(distances.round(DECIMALS), mask=none),
+        "nearest_known_formula": pa.array(nearest.tolist(), pa.string()),
+        "nearest_known_distance": pa.array(distances.round(DECIMALS), mask=~np.isfinite(distances)),
     }
 
 

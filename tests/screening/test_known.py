@@ -113,6 +113,15 @@ def test_columns_are_those_of_the_registry(compounds: KnownCompounds) -> None:
     assert columns["nearest_known_distance"].to_pylist() == [0.5, 0.5, 0.5]
 
 
+def test_elements_beyond_the_scale_are_no_neighbours() -> None:
+    references = Phases.of(["RfCl", "KCl"], [-3.0, -2.3], ["r1", "r2"])
+    compounds = KnownCompounds.of(TrainingTable.of(["AcO"]), references)
+    formulas, distances = compounds.find_nearest(np.array([[11, 17]], dtype=np.uint8), (1, 1))
+    assert formulas.tolist() == ["KCl"]
+    assert distances.tolist() == [0.5]
+    assert compounds.find(references.formulas.tolist()).ids.tolist() == references.labels.tolist()
+
+
 def test_nothing_known_leaves_nulls() -> None:
     prototype = find_prototype("B2")
     numbers = np.array([[11, 17]], dtype=np.uint8)
