@@ -2,8 +2,10 @@
 
 Common structure types of two and three elements, decorated with the elements of every chemical
 system that a campaign touches, are scored once by the campaign's own ensemble. Their energies, one
-column for the mean, one for each member and one for the forest, give the model's own hull. Like the
-candidates, the decorations are ranges of integers, scored by tasks that write a part each.
+column for the mean, one for each member and one for the forest, give the model's own hull. A last
+column, the mean raised by the error to expect, gives the hull of competitors that are all less
+stable than predicted; how far it lies above tells the error of the hull. Like the candidates, the
+decorations are ranges of integers, scored by tasks that write a part each.
 """
 
 from __future__ import annotations
@@ -29,7 +31,7 @@ from screening.errors import OutputError, ScreeningError
 from screening.featurize import featurize_candidates, find_failures, open_featurizer
 from screening.model_card import hash_file
 from screening.phases import Phases
-from screening.score import LoadedModel, load_scorer, pick_device
+from screening.score import LoadedModel, load_scorer, pick_device, score_candidates
 from screening.settings import Competitors
 
 if TYPE_CHECKING:
@@ -44,6 +46,9 @@ _BLOCK: Final = 8_192
 
 _MOST_WAITING: Final = 1 << 19
 """Phases of one stoichiometry that are gathered before the beaten ones are dropped."""
+
+_FORMAT: Final = 2
+"""Of the parts: those of a version with other energy columns are scored anew."""
 
 _SYMMETRY_TOLERANCE: Final = 0.05
 """Å: a user's relaxed cell may miss its symmetry by so much."""
@@ -164,6 +169,7 @@ class CompetitorTask:
     def key(self) -> str:
         """Hash of all that the part depends on, 64 hexadecimal digits."""
         content = [
+            _FORMAT,
             [asdict(shard) for shard in self.shards],
             [[space.prototype.geometry_hash(), space.pools] for space in self.spaces],
             self.pools,
@@ -197,7 +203,8 @@ class ScoredCompetitors:
     Attributes:
         numbers: Atomic number on each role, shape (m, k), uint8.
         energies: Formation energies in eV/atom, shape (m, c): mean of the members, each member,
-            and the forest if the model has one.
+            the forest if the model has one, and, if the model was calibrated, the mean raised by
+            the standard deviation of its error.
         failures: Formula and reason of each decoration that could not be scored.
     """
 
@@ -277,7 +284,9 @@ def score_decorations(
     Returns:
         For each piece what was scored, in order, and what could not be.
     """
-    columns = 1 + len(loaded.model.ensemble.members) + (loaded.model.forest is not None)
+    model = loaded.model
+    columns = 1 + len(model.ensemble.members)
+    columns += (model.forest is not None) + (model.uncertainty is not None)
     numbers: list[list[NDArray[np.uint8]]] = [[] for _ in pieces]
     energies: list[list[NDArray[np.float64]]] = [[] for _ in pieces]
     failures: list[list[tuple[str, str]]] = [[] for _ in pieces]
@@ -655,12 +664,14 @@ def _open_featurizer(prototype: Prototype) -> PrototypeFeaturizer:
 
 
 def _predict(loaded: LoadedModel, features: torch.Tensor) -> NDArray[np.float64]:
-    """Return formation energies in eV/atom, shape (m, c): mean, members, forest if there is one."""
-    prediction = loaded.scorer.predict(features)
-    columns = [prediction.mean, *prediction.members]
+    """Return the energies of `ScoredCompetitors`, in eV/atom, shape (m, c)."""
+    scores = score_candidates(loaded, features)
+    columns = [scores.mean, *scores.members.T]
     if loaded.model.forest is not None:
-        columns.append(loaded.model.forest.predict(features, workers=torch.get_num_threads()))
-    return np.column_stack(columns).astype(np.float64)
+        columns.append(scores.forest)
+    if loaded.model.uncertainty is not None:
+        columns.append(scores.mean + loaded.model.uncertainty.noise_std(scores.error_scale))
+    return np.column_stack(columns)
 
 
 def _mix(state: NDArray[np.uint64]) -> NDArray[np.uint64]:

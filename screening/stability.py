@@ -4,7 +4,8 @@ The energy above hull is the formation enthalpy less the energy of the lowest mi
 phases. Each member of the ensemble has its own: where the competitors are predicted too, they move
 with the member, and errors that candidate and competitors share cancel. What the members do not
 show of the error, the calibration does: noise is added until the energy of a candidate with fixed
-competitors scatters as much as calibration compounds did around their predictions.
+competitors scatters as much as calibration compounds did around their predictions, and until the
+hull of predicted competitors scatters as much as these do together.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from screening.score import Scores
 
 LEAST_NOISE: Final = 0.5
-"""Share of the calibrated noise that is added at least, however far the members spread."""
+"""Share of any noise that is added at least, however far the members spread."""
 
 FloatArray = NDArray[np.float64]
 
@@ -37,7 +38,8 @@ class Stability:
         energy_above_hull: Of the ensemble's mean, (m,), eV/atom; negative below the hull of the
             competitors.
         std: Standard deviation of the energy above hull, (m,), eV/atom: members and calibrated
-            noise; members alone if the model was never calibrated, NaN with a single one.
+            noise of candidate and hull; members alone if the model was never calibrated, NaN with
+            a single one.
         p_stable: Probability that the energy above hull is at most the tolerance, (m,); NaN if
             the model was never calibrated.
         forest_energy_above_hull: Of the Random Forest, (m,), eV/atom; NaN without a forest.
@@ -58,6 +60,7 @@ def judge_stability(
     error_scale: FloatArray | None,
     uncertainty: Uncertainty | None,
     within: float,
+    hull_noise: FloatArray | None = None,
 ) -> Stability:
     """Compare candidates with the lowest mixtures of their competitors.
 
@@ -72,6 +75,8 @@ def judge_stability(
             the model was never calibrated.
         uncertainty: What calibration knows of the model's errors.
         within: Energy above hull that still counts as stable, eV/atom.
+        hull_noise: Standard deviations of the error of predicted hulls, (m,), eV/atom; None where
+            they have none, or where the members' hulls show all of it.
 
     Returns:
         Energies above hull and probabilities.
@@ -98,15 +103,22 @@ def judge_stability(
         return Stability(above, spread, np.full(len(mean), np.nan), of_forest)
 
     noise = uncertainty.noise_std(error_scale)
-    shown = members.var(axis=1) / noise**2
-    shrink = np.sqrt(np.clip(1.0 - shown, LEAST_NOISE**2, 1.0))
+    added = _find_unshown(noise, members)
+    if predicted and hull_noise is not None:
+        added = np.hypot(added, _find_unshown(hull_noise, hull[:, 1 : 1 + count]))
     p_stable = np.zeros(len(mean))
     for member in range(count):
         p_stable += uncertainty.probability_at_most(
-            within - of_members[:, member], error_scale, shrink
+            within - of_members[:, member], error_scale, added / noise
         )
-    std = np.sqrt(of_members.var(axis=1) + (shrink * noise) ** 2)
+    std = np.sqrt(of_members.var(axis=1) + added**2)
     return Stability(above, std, p_stable / count, of_forest)
+
+
+def _find_unshown(noise: FloatArray, members: FloatArray) -> FloatArray:
+    """Return what must be added to members (m, n) for a standard deviation of `noise`, (m,)."""
+    missing = noise**2 - members.var(axis=1)
+    return np.asarray(np.sqrt(np.maximum(missing, (LEAST_NOISE * noise) ** 2)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -138,7 +150,8 @@ def place_on_hull(
     """Find what candidates compete with and how stable they are beside it.
 
     Args:
-        phases: The competing phases.
+        phases: The competing phases: given, with one energy column, or predicted by the model of
+            `scores`, with those of `screening.competitors.ScoredCompetitors`.
         numbers: Atomic numbers, 0 for none, shape (m, k).
         amounts: Atoms of each, shape (k,) or (m, k).
         scores: What the model predicts of the candidates, m rows; NaN for failures.
@@ -149,14 +162,20 @@ def place_on_hull(
     """
     mixtures = find_mixtures(phases, numbers, amounts, identities)
     scored = np.flatnonzero(np.isfinite(scores.mean))
+    hull = mixtures.energies[scored]
+    hull_noise = None
+    if uncertainty is not None and hull.shape[1] > 1:
+        hull, raised = hull[:, :-1], hull[:, -1]
+        hull_noise = np.maximum(raised - hull[:, 0], 0.0)
     judged = judge_stability(
         scores.mean[scored],
         scores.members[scored],
         scores.forest[scored],
-        mixtures.energies[scored],
+        hull,
         error_scale=None if uncertainty is None else scores.error_scale[scored],
         uncertainty=uncertainty,
         within=within,
+        hull_noise=hull_noise,
     )
 
     def among(values: FloatArray) -> FloatArray:

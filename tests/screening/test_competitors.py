@@ -31,7 +31,7 @@ from screening.enumerate import open_spaces
 from screening.errors import ScreeningError
 from screening.hull import find_mixtures
 from screening.phases import Phases, parse_formula
-from screening.score import load_scorer
+from screening.score import load_scorer, score_candidates
 from screening.settings import Competitors
 
 CPU = torch.device("cpu")
@@ -229,6 +229,32 @@ def test_energies_are_those_of_the_model_column_by_column(tiny_model: Path) -> N
         np.testing.assert_allclose(column, alone.mean, atol=1e-6)
     np.testing.assert_allclose(scored.energies[:, 0], scored.energies[:, 1:-1].mean(axis=1))
     np.testing.assert_allclose(scored.energies[:, -1], model.forest.predict(features))
+
+
+def test_the_last_column_of_a_calibrated_model_is_raised_by_its_error(
+    calibrated_model: Path,
+) -> None:
+    """Against the error scale that the same decorations have as candidates."""
+    from screening.featurize import featurize_candidates, open_featurizer
+    from screening.model_library import load_enthalpy_model
+
+    model = load_enthalpy_model(str(calibrated_model))
+    assert model.uncertainty is not None
+    loaded = load_scorer(str(calibrated_model), model.content_hash, "cpu", "fp32")
+    (space,), _ = open_spaces(["rutile"], ["Li,Ti,O,F"])
+    numbers = space.decode(0, space.index_count)[1]
+    (scored,) = score_decorations([(space.prototype, numbers)], loaded, CPU)
+    assert scored.energies.shape[1] == 1 + len(model.ensemble.members) + 2
+    features = featurize_candidates(open_featurizer(space.prototype), numbers, CPU)
+    scores = score_candidates(loaded, features)
+    np.testing.assert_allclose(scored.energies[:, -2], scores.forest)
+    np.testing.assert_allclose(
+        scored.energies[:, -1] - scored.energies[:, 0],
+        model.uncertainty.noise_std(scores.error_scale),
+    )
+    assert (scored.energies[:, -1] > scored.energies[:, 0]).all()
+    (nothing,) = score_decorations([(space.prototype, numbers[:0])], loaded, CPU)
+    assert nothing.energies.shape == (0, scored.energies.shape[1])
 
 
 def test_prototypes_scored_together_get_what_each_gets_alone(tiny_model: Path) -> None:

@@ -9,7 +9,9 @@ from numpy.typing import NDArray
 from irnet.reference import TrainingReference
 from irnet.scorer import Prediction
 from irnet.uncertainty import Uncertainty
-from screening.stability import LEAST_NOISE, judge_stability
+from screening.phases import Phases
+from screening.score import Scores
+from screening.stability import LEAST_NOISE, judge_stability, place_on_hull
 
 ROWS = 600
 
@@ -111,6 +113,94 @@ def test_the_probability_is_that_of_drawing_members_and_noise(uncertainty: Uncer
     drawn = generator.choice((members - hull[:, 1:])[0], 200_000) + draws * scale[0]
     assert found.p_stable[0] == pytest.approx((drawn <= within).mean(), abs=0.01)
     assert found.std[0] == pytest.approx(drawn.std(), rel=0.01)
+
+
+def test_the_error_of_a_predicted_hull_widens_the_distribution(uncertainty: Uncertainty) -> None:
+    """The calibration's errors are normal here, so that their sum with another one is known."""
+    generator = np.random.default_rng(8)
+    scale, hull_noise, within = np.array([0.12]), np.array([0.2]), 0.03
+    members = spread(1, 4, 0.06) + 0.1
+    hull = np.concatenate([[[0.0]], spread(1, 4, 0.05, seed=9)], axis=1)
+    found = judge_stability(
+        members.mean(axis=1), members, np.zeros(1), hull,
+        error_scale=scale, uncertainty=uncertainty, within=within, hull_noise=hull_noise,
+    )  # fmt: skip
+    noise = uncertainty.noise_std(scale)[0]
+    own = generator.normal(0.0, np.sqrt(noise**2 - members.var()), 200_000)
+    other = generator.normal(0.0, np.sqrt(hull_noise[0] ** 2 - hull[:, 1:].var()), 200_000)
+    bias = scale[0] * uncertainty.scores[int(np.searchsorted(uncertainty.edges, 0.12))].mean()
+    drawn = generator.choice((members - hull[:, 1:])[0], 200_000) + own + bias - other
+    assert found.p_stable[0] == pytest.approx((drawn <= within).mean(), abs=0.02)
+    assert found.std[0] == pytest.approx(drawn.std(), rel=0.01)
+
+
+def test_given_competitors_have_no_error(uncertainty: Uncertainty) -> None:
+    members, scale = spread(1, 4, 0.05), np.array([0.1])
+    with_noise, without = (
+        judge_stability(
+            np.zeros(1), members, np.zeros(1), np.zeros((1, 1)),
+            error_scale=scale, uncertainty=uncertainty, within=0.05, hull_noise=noise,
+        )
+        for noise in (np.array([0.3]), None)
+    )  # fmt: skip
+    assert with_noise.p_stable == without.p_stable
+    assert with_noise.std == without.std
+
+
+def some_scores(members: NDArray[np.float64], error_scale: float) -> Scores:
+    """Scores of candidates, shape (m, members); the forest's are lower by 0.1."""
+    mean = members.mean(axis=1)
+    return Scores(
+        mean=mean,
+        std=members.std(axis=1, ddof=1),
+        low=mean - 0.1,
+        high=mean + 0.1,
+        distance=np.zeros(len(mean)),
+        error_scale=np.full(len(mean), error_scale),
+        members=members,
+        forest=mean - 0.1,
+        network_seconds=0.0,
+        forest_seconds=0.0,
+        uncertainty_seconds=0.0,
+    )
+
+
+@pytest.mark.parametrize("forest", [True, False])
+def test_the_hull_of_raised_competitors_tells_the_error_of_the_hull(
+    uncertainty: Uncertainty, forest: bool
+) -> None:
+    """LiF and NaF raised by 0.1 and 0.3: between them the hull is off by half of each."""
+    energies = np.array([[-3.0, -3.1, -2.9, -3.2, -2.9], [-2.8, -2.8, -2.8, -2.7, -2.5]])
+    kept = [0, 1, 2, 3, 4] if forest else [0, 1, 2, 4]
+    phases = Phases.of(["LiF", "NaF"], energies[:, kept])
+    numbers = np.array([[3, 11, 9]] * 2, dtype=np.uint8)
+    scores = some_scores(np.array([[-2.9, -2.8], [np.nan, np.nan]]), 0.1)
+    placement = place_on_hull(phases, numbers, [1, 1, 2], scores, uncertainty, within=0.05)
+    expected = judge_stability(
+        scores.mean[:1], scores.members[:1], scores.forest[:1],
+        np.array([[-2.9, -2.95, -2.85, -2.95][: 4 if forest else 3]]),
+        error_scale=np.array([0.1]), uncertainty=uncertainty, within=0.05,
+        hull_noise=np.array([0.2]),
+    )  # fmt: skip
+    found = placement.stability
+    assert found.p_stable[0] == pytest.approx(expected.p_stable[0])
+    assert found.std[0] == pytest.approx(expected.std[0])
+    assert found.energy_above_hull[0] == pytest.approx(0.05)
+    if forest:
+        assert found.forest_energy_above_hull[0] == pytest.approx(0.0)
+    else:
+        assert np.isnan(found.forest_energy_above_hull[0])
+    assert np.isnan(found.p_stable[1])
+
+
+def test_competitors_of_a_model_without_calibration_are_not_raised() -> None:
+    phases = Phases.of(["LiF"], [[-3.0, -3.1, -2.9, -3.2]])
+    numbers = np.array([[3, 9]], dtype=np.uint8)
+    scores = some_scores(np.array([[-2.9, -2.8]]), np.nan)
+    found = place_on_hull(phases, numbers, [1, 1], scores, None, within=0.05).stability
+    assert found.energy_above_hull == pytest.approx([0.15])
+    assert found.forest_energy_above_hull == pytest.approx([-2.95 + 3.2])
+    assert found.std == pytest.approx([np.std([0.2, 0.1], ddof=1)])
 
 
 @given(
