@@ -330,9 +330,8 @@ def describe_hull(competitors: Mapping[str, Any]) -> str | None:
         parts.append(
             f"{sum(predicted.values()):,} phases of {len(predicted)} structure "
             f"type{'' if len(predicted) == 1 else 's'} that the model predicts itself"
+            + (", the other candidates among them" if competitors["candidates_compete"] else "")
         )
-    if competitors["candidates_compete"]:
-        parts.append("the other candidates")
     return " and ".join(parts) or None
 
 

@@ -278,5 +278,5 @@ def test_the_hull_is_named() -> None:
     }
     assert describe_hull(everything) == (
         "1 reference phase in mp.parquet (r2SCAN) and 1,234 phases of 2 structure types that the "
-        "model predicts itself and the other candidates"
+        "model predicts itself, the other candidates among them"
     )
