@@ -225,6 +225,7 @@ def hull(
     """Let a finished campaign's candidates compete with other phases.
 
     Their energies are taken over; energies above hull, probabilities and the ranking are new.
+    Options that are not given stay as they were in the campaign.
     """
     from screening.folder import RunFolder
     from screening.manifest import restore_spaces
