@@ -49,7 +49,7 @@ from screening.references import References, read_references
 from screening.report import render_report
 from screening.score import pick_device
 from screening.settings import CampaignSettings, Device, count_cores
-from screening.shard_tasks import ShardTask, divide_requirements, screen_shard
+from screening.shard_tasks import SITE, ShardTask, divide_requirements, screen_shard
 
 if TYPE_CHECKING:
     from prototypes import CandidateSpace
@@ -145,6 +145,7 @@ def run_campaign(
     started = time.perf_counter()
     if settings.scheduler is None:
         pick_device(settings.device)
+    _check_roles(settings, spaces)
     model = load_enthalpy_model(settings.model)
     _warn_of_doubts(spaces, observer)
     references = _open_references(settings, model, pools, observer)
@@ -228,6 +229,18 @@ def run_campaign(
         )
         folder.write_text(folder.report_path.name, render_report(folder, ranking, failures))
     return CampaignResult(folder, ranking, failures, comparison)
+
+
+def _check_roles(settings: CampaignSettings, spaces: Sequence[CandidateSpace]) -> None:
+    """Check that some prototype has the roles that conditions ask for."""
+    roles = list(dict.fromkeys(role for space in spaces for role in space.prototype.roles))
+    for requirement in divide_requirements(settings.require)[1]:
+        role = requirement.column.removeprefix(SITE)
+        if requirement.column.startswith(SITE) and role not in roles:
+            raise ConfigurationError(
+                f'--require "{requirement.text}": no prototype of the campaign has a role {role}; '
+                f"the roles are {', '.join(roles)}"
+            )
 
 
 def _check_earlier(scored: RunFolder, settings: CampaignSettings, model: ScreeningModel) -> None:

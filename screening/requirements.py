@@ -106,6 +106,18 @@ class Requirement:
             value = self.value
         return f"{self.column} {self.operator} {value}" + "!" * self.demanded
 
+    def check(self, table: pa.Table) -> None:
+        """Check that a table has the column.
+
+        Raises:
+            ConfigurationError: It does not.
+        """
+        if self.column not in table.column_names:
+            raise ConfigurationError(
+                f'--require "{self.text}": there is no column {self.column} at this stage; '
+                f"there are {', '.join(table.column_names)}"
+            )
+
     def test(self, table: pa.Table) -> Outcome:
         """Test every row of a table.
 
@@ -118,11 +130,7 @@ class Requirement:
         Raises:
             ConfigurationError: The table does not have the column.
         """
-        if self.column not in table.column_names:
-            raise ConfigurationError(
-                f'--require "{self.text}": there is no column {self.column} at this stage; '
-                f"there are {', '.join(table.column_names)}"
-            )
+        self.check(table)
         values = table[self.column].combine_chunks()
         if pa.types.is_dictionary(values.type):
             values = values.dictionary_decode()
@@ -154,6 +162,7 @@ def apply_requirements(
     left = np.arange(table.num_rows)
     outcomes = []
     for requirement in requirements:
+        requirement.check(table)
         outcome = requirement.test(table.select([requirement.column]).take(pa.array(left)))
         outcomes.append(outcome)
         left = left[outcome.keep]

@@ -52,6 +52,9 @@ if TYPE_CHECKING:
     from screening.features.prototype import PrototypeFeaturizer
     from screening.model_library import ScreeningModel
 
+SITE: Final = "site_"
+"""How the columns of the elements on the roles begin."""
+
 BLOCK: Final = 8_192
 """Candidates featurized and scored at once: 9 MB of features."""
 
@@ -149,7 +152,7 @@ def screen_shard(task: ShardTask, worker: int = 0) -> Receipt:
             placement=placement,
             described=described,
         )
-        table = table.filter(pa.array(_test(after, table, removed)))
+        table = table.filter(pa.array(_test(after, _with_all_sites(table, after), removed)))
         folder = RunFolder(task.folder)
         checksum = folder.write_shard(table, task.shard)
     receipt = Receipt(
@@ -279,6 +282,15 @@ def _place(
         within=task.stable_within,
         identities=identify_decorations(prototype, candidates.numbers),
     )
+
+
+def _with_all_sites(table: pa.Table, requirements: Sequence[Requirement]) -> pa.Table:
+    """Add the roles that conditions ask for and another prototype of the campaign has, as null."""
+    for requirement in requirements:
+        name = requirement.column
+        if name.startswith(SITE) and name not in table.column_names:
+            table = table.append_column(name, pa.nulls(len(table), pa.string()))
+    return table
 
 
 def _test(

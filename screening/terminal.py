@@ -99,6 +99,9 @@ class RankingTable:
     dim: tuple[bool, ...]
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        if not self.dim:
+            yield Text(self.title, style="table.title")
+            return
         columns, width = list(self.columns), options.max_width
         gap = 2 if _total_width(columns, 2) <= width else 1
         gone = []

@@ -243,6 +243,22 @@ def test_a_condition_that_is_given_twice_counts_once(
     assert removed["charge_neutral"]["removed"] == gone > 0
 
 
+def test_a_condition_on_a_role_keeps_prototypes_without_it(
+    tiny_model: Path, references: Path, tmp_path: Path
+) -> None:
+    done = run(
+        tmp_path / "a", tiny_model, "--references", str(references),
+        "--prototype", "ABCD_tP8_129_c_b_a_c", "--elements", "A=Li,Na", "--elements", "B=Mg,Ca",
+        "--elements", "C=O,F", "--elements", "X=Cl,F", "--require", "site_C = O",
+    )  # fmt: skip
+    assert done.exit_code == 0, done.output
+    on_c = read(tmp_path / "a").set_index("prototype")["site_C"]
+    assert set(on_c["ABCD_tP8_129_c_b_a_c"]) == {"O"}
+    assert len(on_c["B2"]) == 4 and len(on_c["cubic_perovskite"]) == 8
+    removed = json.loads((tmp_path / "a" / "manifest.json").read_text())["removed"]
+    assert removed == {"site_C = O": {"removed": 4, "not_applicable": 12}}
+
+
 def test_workers_notice_other_references_in_a_folder_of_the_same_name(
     tiny_model: Path, tmp_path: Path
 ) -> None:
@@ -311,6 +327,11 @@ def test_conditions_of_a_campaign_hold_on_a_new_hull(
     [
         (["--require", "charge_netral"], 2, 'did you mean "charge_neutral"'),
         (["--require", "rank < 10"], 2, "rank"),
+        (
+            ["--require", "site_C = O"],
+            2,
+            "no prototype of the campaign has a role C; the roles are",
+        ),
         (["--competitors", "binry"], 2, 'did you mean "binary"'),
         (["--rank-by", "p_stabel"], 2, 'did you mean "p_stable"'),
         (["--functional", "r2SCAN"], 2, "none are given"),

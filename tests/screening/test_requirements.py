@@ -155,6 +155,8 @@ def test_chunked_dictionary_and_empty_tables() -> None:
 def test_missing_column_is_an_error() -> None:
     with pytest.raises(ConfigurationError, match="there is no column p_stable at this stage"):
         parse_requirement("p_stable > 0", COLUMNS).test(TABLE.drop_columns(["p_stable"]))
+    with pytest.raises(ConfigurationError, match="there is no column site_Q at this stage"):
+        apply_requirements([parse_requirement("site_Q = O")], TABLE)
 
 
 def test_every_column_of_the_ranking_can_be_required() -> None:

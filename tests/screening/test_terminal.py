@@ -167,7 +167,10 @@ def test_brackets_are_text(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_no_rows_are_drawn_as_none() -> None:
     empty = pa.Table.from_pylist([ROW]).slice(0, 0)
-    Console(file=io.StringIO()).print(draw_ranking(empty, "Top 0"))
+    console = Console(file=io.StringIO())
+    console.print(draw_ranking(empty, "Top 0"))
+    assert isinstance(console.file, io.StringIO)
+    assert console.file.getvalue() == "Top 0\n"
 
 
 def test_order_says_what_it_goes_by_and_why() -> None:
