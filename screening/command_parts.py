@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import takewhile
+from math import isfinite
 from pathlib import Path
 from textwrap import fill
 from typing import TYPE_CHECKING, Annotated, Any
@@ -167,6 +168,16 @@ def check_output(out: Path, overwrite: bool, suffix: str | None = None) -> None:
             pass
     except OSError as error:
         raise OutputError.from_os_error(error, out) from error
+
+
+def check_energy(option: str, energy: float) -> None:
+    """Refuse an energy that is infinite or no number.
+
+    Raises:
+        ConfigurationError: It is.
+    """
+    if not isfinite(energy):
+        raise ConfigurationError(f"{option} {energy} is no energy; give a number of eV/atom")
 
 
 def check_device(device: str) -> str:

@@ -17,6 +17,7 @@ from screening.command_parts import (
     SchedulerOption,
     WorkersOption,
     check_device,
+    check_energy,
     interruptible,
     print_table,
     run_in_parallel,
@@ -150,6 +151,8 @@ def backtest(
     if known and forget_known:
         raise ConfigurationError("--known and --forget-known contradict each other; give one")
     chosen_engine, chosen_device = check_engine(engine), check_device(device)
+    check_energy("--stable-within", stable_within)
+    check_energy("--near", near)
     _check_folder(out, overwrite)
     loaded = load_enthalpy_model(model)
     request = BacktestRequest(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections.abc import Sequence
-from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_args
 
@@ -19,6 +18,7 @@ from screening.command_parts import (
     StableWithinOption,
     WorkersOption,
     check_device,
+    check_energy,
     check_output,
     count_structures,
     interruptible,
@@ -210,10 +210,8 @@ def _open_references(
     path: Path | None, functional: str | None, stable_within: float | None
 ) -> References | None:
     """Read the references; refuse what would change nothing without them."""
-    if stable_within is not None and not isfinite(stable_within):
-        raise ConfigurationError(
-            f"--stable-within {stable_within} is no energy; give a number of eV/atom"
-        )
+    if stable_within is not None:
+        check_energy("--stable-within", stable_within)
     if path is not None:
         from screening.references import read_references
 

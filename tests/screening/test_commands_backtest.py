@@ -220,6 +220,16 @@ def test_misspelt_calibration_is_refused(backtest: Callable[..., Result]) -> Non
     assert complete_calibration("m") == ["model"]
 
 
+@pytest.mark.parametrize("option", ["--stable-within", "--near"])
+def test_energies_that_are_no_numbers_are_refused(
+    option: str, backtest: Callable[..., Result]
+) -> None:
+    result = backtest(option, "nan")
+    assert result.exit_code == 2
+    assert f"{option} nan is no energy" in result.stderr
+    assert result.stdout == ""
+
+
 def test_known_crystals_cannot_be_given_and_forgotten(
     backtest: Callable[..., Result], folder: Path, record: Callable[..., dict[str, Any]]
 ) -> None:
