@@ -177,9 +177,8 @@ ABOVE_HULL_STD: Final = Column(
     "double",
     _ENERGY,
     "Standard deviation of the energy above hull: the members', each with its own hull, and "
-    "calibrated noise of the candidate and, where it is predicted, of the hull; rounded to 1e-6. Of "
-    "the members alone if the model was never calibrated, "
-    "null then with a single member.",
+    "calibrated noise of the candidate and, where it is predicted, of the hull; rounded to 1e-6. "
+    "Of the members alone if the model was never calibrated, null then with a single member.",
     nullable=True,
 )
 P_STABLE: Final = Column(
