@@ -84,9 +84,10 @@ def main() -> None:
     print(f"largest process: {max(peaks.values()) / 2**30:.2f} GiB")
     print(f"{'stage':<12}{'worker seconds':>16}{'candidates/s per worker':>26}")
     for stage, figures in manifest["stages"].items():
+        rate = figures["candidates_per_worker_second"]
         print(
             f"{stage:<12}{figures['worker_seconds']:>16.1f}"
-            f"{figures['candidates_per_worker_second']:>26,.0f}"
+            f"{'-' if rate is None else f'{rate:,.0f}':>26}"
         )
     print(f"{'rank':<12}{manifest['runs'][-1]['rank_and_write_seconds']:>16.1f}")
 

@@ -321,6 +321,7 @@ def print_ranking(
             title,
             hull=against or "the competing phases",
             stable_within=competitors["stable_within_ev_per_atom"],
+            screened=len(folder.prototypes),
         )
     )
     lines = [] if comparison is None else describe_comparison(comparison)

@@ -264,7 +264,7 @@ def _run_and_show(
     from screening.campaign import run_campaign  # loads torch: not for a misspelt name
     from screening.progress import CampaignProgress
     from screening.settings import RankBy
-    from screening.terminal import describe_order, describe_requirements
+    from screening.terminal import describe_gaps, describe_order, describe_requirements
 
     with CampaignProgress() as progress:
         result = run_campaign(settings, spaces, pools, progress, scored)
@@ -274,6 +274,8 @@ def _run_and_show(
         say(line)
     title = f"Top {len(shown)} of {total:,} candidates"
     print_ranking(result.folder, shown, title, result.comparison)
+    for line in describe_gaps(result.ranking):
+        say(line)
     say(describe_order(settings.rank_by, RankBy(result.folder.manifest["ranked_by"])))
     if len(result.failures):
         reason = result.failures["reason"][0].as_py()

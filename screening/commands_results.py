@@ -59,6 +59,15 @@ DiverseOption = Annotated[
         "--diverse", help="Pass over candidates whose composition is close to a better one's."
     ),
 ]
+DistanceOption = Annotated[
+    float | None,
+    typer.Option(
+        min=0,
+        metavar="STEPS",
+        help="With --diverse: least element mover's distance between compositions.",
+        show_default="2",
+    ),
+]
 PrototypeFilter = Annotated[
     list[str] | None,
     typer.Option(
@@ -79,11 +88,15 @@ def show(
     require: RequireOption = None,
     rank_by: RankByOption = None,
     diverse: DiverseOption = False,
+    min_distance: DistanceOption = None,
 ) -> None:
     """Show the best candidates of a campaign, complete or not."""
     run_folder, ranking = _open_ranking(folder, rank_by)
     chosen = _select(run_folder, ranking, containing, new, prototype, require)
-    shown = _shorten(chosen, top, diverse)
+    if not len(chosen):
+        say(f"none of the {len(ranking):,} candidates meets all conditions")
+        return
+    shown = _shorten(chosen, top, diverse, min_distance)
     title = f"{'Diverse' if diverse else 'Top'} {len(shown)} of {len(chosen):,} candidates"
     if len(chosen) < len(ranking):
         title += f" chosen from {len(ranking):,}"
@@ -140,6 +153,7 @@ def export(
     require: RequireOption = None,
     rank_by: RankByOption = None,
     diverse: DiverseOption = False,
+    min_distance: DistanceOption = None,
 ) -> None:
     """Write the best candidates of a campaign as structures to start calculations with.
 
@@ -155,7 +169,11 @@ def export(
         )
     run_folder, ranking = _open_ranking(folder, rank_by)
     chosen = _select(run_folder, ranking, containing, new, prototype, require)
-    chosen = _shorten(chosen, top, diverse)
+    if not len(chosen):
+        raise ConfigurationError(
+            f"none of the {len(ranking):,} candidates meets all conditions: nothing to export"
+        )
+    chosen = _shorten(chosen, top, diverse, min_distance)
     target = to or folder / f"export-{form}"
     described = run_folder.manifest["prototypes"]
     exported = export_candidates(
@@ -211,12 +229,14 @@ def _select(
     )
 
 
-def _shorten(rows: pa.Table, top: int, diverse: bool) -> pa.Table:
+def _shorten(rows: pa.Table, top: int, diverse: bool, min_distance: float | None) -> pa.Table:
     if not diverse:
+        if min_distance is not None:
+            raise ConfigurationError("--min-distance is for shortlists; give --diverse too")
         return rows.slice(0, top)
-    from screening.shortlist import pick_shortlist
+    from screening.shortlist import DEFAULT_DISTANCE, pick_shortlist
 
-    return pick_shortlist(rows, top)
+    return pick_shortlist(rows, top, DEFAULT_DISTANCE if min_distance is None else min_distance)
 
 
 def _open_ranking(path: Path, rank_by: str | None) -> tuple[RunFolder, pa.Table]:

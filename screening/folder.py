@@ -39,6 +39,9 @@ from screening.enumerate import Shard
 from screening.errors import ConfigurationError, InputDataError, OutputError, suggest
 from screening.lock import locked
 
+_OF_THE_HULL: Final = ("references", "competitors", "compete", "stable_within")
+"""Settings in which a campaign may differ from one whose predictions it takes over."""
+
 MANIFEST_FORMAT: Final = 3
 """3 since tables have energies above hull."""
 
@@ -145,9 +148,11 @@ class RunFolder:
         if folder.manifest_path.is_file():
             differences = list(_compare(folder.manifest["campaign"], identity))
             if differences:
+                by_hull = all(each.startswith(_OF_THE_HULL) for each in differences)
+                remedy = f"; for another hull: screening hull {path} --out NEW" if by_hull else ""
                 raise ConfigurationError(
-                    f"{path} holds another campaign ({'; '.join(differences)}); "
-                    "choose another --out, or repeat that campaign's settings to go on with it"
+                    f"{path} holds another campaign ({'; '.join(differences)}); choose another "
+                    f"--out, or repeat that campaign's settings to go on with it{remedy}"
                 )
         elif path.is_dir() and any(
             each.name != "shards" and not each.name.startswith(".") for each in path.iterdir()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import platform
 import subprocess
 from collections import Counter
@@ -55,9 +56,7 @@ def identify(
         "elements": {role: _name_pool(pool) for role, pool in pools.items()},
         "model": model.content_hash,
         "references": None if references is None else references.sha256,
-        "competitors": {
-            space.prototype.name: space.prototype.geometry_hash() for space in plan.spaces
-        },
+        "competitors": _name_competitors(plan),
         "compete": settings.compete,
         "stable_within": settings.stable_within,
         "require": list(settings.require),
@@ -65,6 +64,15 @@ def identify(
         "precision": str(settings.precision),
         "shard_size": settings.shard_size,
     }
+
+
+def _name_competitors(plan: CompetitorPlan) -> str:
+    """Name predicted competitors by the number of their types and a hash of the geometries."""
+    hashes = [space.prototype.geometry_hash() for space in plan.spaces]
+    if not hashes:
+        return "none"
+    digest = hashlib.sha256("".join(hashes).encode()).hexdigest()
+    return f"{len(hashes)} predicted types {digest[:12]}"
 
 
 def _name_pool(pool: Sequence[int]) -> list[str]:
@@ -265,14 +273,14 @@ def sum_removed(receipts: Sequence[Receipt]) -> dict[str, dict[str, int]]:
     return total
 
 
-def sum_stages(receipts: Sequence[Receipt]) -> dict[str, dict[str, float]]:
-    """Return time and rate of each stage, per worker process."""
+def sum_stages(receipts: Sequence[Receipt]) -> dict[str, dict[str, float | None]]:
+    """Return time and rate of each stage, per worker process; no rate of what was not done."""
     candidates = sum(receipt.candidates for receipt in receipts)
-    stages = {}
+    stages: dict[str, dict[str, float | None]] = {}
     for stage in STAGES:
         seconds = sum(receipt.seconds[stage] for receipt in receipts)
         stages[stage] = {
             "worker_seconds": round(seconds, 3),
-            "candidates_per_worker_second": round(candidates / max(seconds, 1e-6)),
+            "candidates_per_worker_second": round(candidates / seconds) if seconds else None,
         }
     return stages

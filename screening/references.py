@@ -412,8 +412,8 @@ def _check_sizes(rows: _Rows, path: Path, notes: list[str]) -> _Rows:
             "They grow with the number of atoms in the formula: divide them by it, and subtract "
             "the elements' energies if these are total energies."
             if grow
-            else "They look like total energies: subtract the elements' energies, or give them as "
-            "a JSON list of pymatgen entries."
+            else "They look like total energies (subtract the elements' energies, or give them as "
+            "a JSON list of pymatgen entries) or like kJ/mol (divide by 96.485)."
         )
         raise InputDataError(
             f"{path}: {count / len(rows):.0%} of the energies lie {limits}, where no formation "
@@ -504,4 +504,6 @@ def _some(count: int, noun: str) -> str:
 
 
 def _fold(name: str) -> str:
-    return "".join(sign for sign in name.casefold() if sign.isalnum() or sign == "+")
+    """A functional's name as it is compared: GGA is PBE, and a +U on some elements is no other."""
+    folded = "".join(sign for sign in name.casefold() if sign.isalnum() or sign == "+")
+    return folded.removesuffix("+u").replace("gga", "pbe")

@@ -724,7 +724,7 @@ def _making(folder: RunFolder, manifest: Mapping[str, Any]) -> list[str]:
     ]
     stages = [["stage", "worker seconds", "candidates per worker second"]]
     stages += [
-        [name, f"{each['worker_seconds']:,.1f}", f"{each['candidates_per_worker_second']:,}"]
+        [name, f"{each['worker_seconds']:,.1f}", _write_rate(each["candidates_per_worker_second"])]
         for name, each in manifest["stages"].items()
     ]
     return [
@@ -750,3 +750,8 @@ def _making(folder: RunFolder, manifest: Mapping[str, Any]) -> list[str]:
         build_code("screening run campaign.toml --out again"),
         build_code(folder.read_settings()),
     ]
+
+
+def _write_rate(rate: float | None) -> str:
+    """Write candidates per second; a stage that was not done has none."""
+    return "-" if rate is None else f"{rate:,}"

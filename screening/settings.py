@@ -92,7 +92,8 @@ class CampaignSettings(BaseModel):
             phases with the model itself.
         functional: How the energies of the references were calculated, if not as the model's
             training data.
-        competitors: Up to how many elements competing phases are predicted; not with references.
+        competitors: Up to how many elements competing phases are predicted; None means binary
+            without references and none with them.
         compete: Whether candidates of a chemical system compete with each other.
         stable_within: Energy above hull that still counts as stable, eV/atom.
         require: Conditions on columns that candidates must meet.
@@ -130,10 +131,13 @@ class CampaignSettings(BaseModel):
 
     @property
     def predicted_competitors(self) -> Competitors:
-        """Up to how many elements the model predicts competing phases; none with references."""
-        if self.references is not None:
-            return Competitors.NONE
-        return DEFAULT_COMPETITORS if self.competitors is None else self.competitors
+        """Up to how many elements the model predicts competing phases.
+
+        Without being asked it predicts none where there are references.
+        """
+        if self.competitors is not None:
+            return self.competitors
+        return DEFAULT_COMPETITORS if self.references is None else Competitors.NONE
 
 
 def parse_order(name: str) -> RankBy:
@@ -191,13 +195,7 @@ def read_settings(path: Path | None, flags: Mapping[str, object]) -> CampaignSet
             raise ConfigurationError(f"no {key} given; {remedy} or the key {key} in a TOML file")
     if merged.get("scheduler") is not None and merged.get("workers") is not None:
         raise ConfigurationError("workers and scheduler exclude each other; give one of them")
-    if merged.get("references") is not None:
-        if merged.get("competitors") is not None:
-            raise ConfigurationError(
-                "references and competitors exclude each other: competing phases come from the "
-                "file or from the model; give one of them"
-            )
-    elif merged.get("functional") is not None:
+    if merged.get("references") is None and merged.get("functional") is not None:
         raise ConfigurationError(
             "functional says how the energies of references were calculated, and none are given; "
             "give --references FILE or leave --functional out"
@@ -211,12 +209,22 @@ def read_settings(path: Path | None, flags: Mapping[str, object]) -> CampaignSet
         ) from error
     if not settings.require:
         return settings
-    from screening.columns import RANKING, SHARD
+    from screening.columns import RANKING, RF_ABOVE_HULL, SHARD, STABILITY
     from screening.requirements import parse_requirement
 
     of_shards = {column.name for column in SHARD.columns}
     columns = [column for column in RANKING.columns if column.name in of_shards]
-    texts = dict.fromkeys(parse_requirement(text, columns).text for text in settings.require)
+    parsed = [parse_requirement(text, columns) for text in settings.require]
+    against_nothing = settings.references is None and not settings.compete
+    if against_nothing and settings.predicted_competitors is Competitors.NONE:
+        of_hull = {column.name for column in (*STABILITY, RF_ABOVE_HULL)}
+        for requirement in parsed:
+            if requirement.column in of_hull:
+                raise ConfigurationError(
+                    f'--require "{requirement.text}" needs a hull, and --competitors none computes '
+                    "none; leave one of them out"
+                )
+    texts = dict.fromkeys(requirement.text for requirement in parsed)
     return settings.model_copy(update={"require": tuple(texts)})
 
 

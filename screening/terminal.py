@@ -9,6 +9,8 @@ from math import isnan
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+import pyarrow as pa
+import pyarrow.compute as pc
 from rich.box import SIMPLE_HEAD
 from rich.cells import cell_len
 from rich.console import Console
@@ -18,13 +20,21 @@ from rich.text import Text
 from screening.settings import DEFAULT_STABLE_WITHIN, RankBy
 
 if TYPE_CHECKING:
-    import pyarrow as pa
     from rich.console import ConsoleOptions, JustifyMethod, RenderResult
 
     from screening.comparison import Comparison
 
 WIDTH_OF_FILES: Final = 120
 """Width of tables that go into a file or a pipe."""
+
+BEST: Final = 100
+"""Places of a ranking that gaps in its hull are counted among."""
+
+_ELEMENTS_ALONE: Final = r"^([\d.]+ )?[A-Z][a-z]?\d*( \+ ([\d.]+ )?[A-Z][a-z]?\d*)*$"
+"""Mixtures of elements, such as `1.5 F2 + Mg + K`."""
+
+FEWEST_COMPARED: Final = 20
+"""Candidates below which a comparison of two rankings says nothing."""
 
 FOLDED: Final = 10
 """Width that a column of long names may be folded to."""
@@ -147,6 +157,7 @@ def draw_ranking(
     *,
     hull: str = "the competing phases",
     stable_within: float = DEFAULT_STABLE_WITHIN,
+    screened: int = 1,
 ) -> RankingTable:
     """Draw rows of a ranking, known compounds and unseen elements marked.
 
@@ -157,6 +168,7 @@ def draw_ranking(
         title: Title of the table.
         hull: The competing phases, to end "above the hull of".
         stable_within: Energy above hull that counts as stable, eV/atom.
+        screened: How many prototypes the campaign has.
 
     Returns:
         A table that fits itself to the width of the console.
@@ -252,13 +264,34 @@ def draw_ranking(
             "unseen: not in the training data",
             folds=True,
         ),
-        column("decomposes into", lambda row: row["decomposition"] or "-", leaves=2, mixture=True),
+        column(
+            "charges",
+            lambda row: "odd" if row["charge_neutral"] is False else "",
+            "charges odd: plausible oxidation states do not sum to zero",
+            leaves=5,
+        ),
+        column(
+            "decomposes into",
+            lambda row: row["decomposition"] or "-",
+            "decomposes into its own formula: another phase of this composition competes"
+            if any(row["decomposition"] == row["formula"] for row in drawn)
+            else "",
+            leaves=2,
+            mixture=True,
+        ),
     )
     return RankingTable(
-        title=title if len(prototypes) != 1 else f"{title}, {prototypes[0]}",
+        title=_name_prototype(title, prototypes, screened),
         columns=tuple(each for each in columns if each.has_content),
         dim=tuple(row["known"] for row in drawn),
     )
+
+
+def _name_prototype(title: str, prototypes: Sequence[str], screened: int) -> str:
+    """Add the prototype that all rows share to a title."""
+    if len(prototypes) != 1:
+        return title
+    return f"{title}, {prototypes[0]}" if screened == 1 else f"{title}; these are {prototypes[0]}"
 
 
 def _write_above_hull(row: Mapping[str, Any]) -> str:
@@ -338,6 +371,29 @@ def describe_hull(competitors: Mapping[str, Any]) -> str | None:
     return " and ".join(parts) or None
 
 
+def describe_gaps(ranking: pa.Table) -> list[str]:
+    """Say how many candidates compete with nothing but the elements.
+
+    Args:
+        ranking: The whole ranking, best first.
+
+    Returns:
+        Sentences, one per line; none where every candidate has competitors, or no hull.
+    """
+    alone = pc.fill_null(pc.match_substring_regex(ranking["decomposition"], _ELEMENTS_ALONE), False)
+    count = pc.sum(alone).as_py() or 0
+    if not count:
+        return []
+    best = min(BEST, len(ranking))
+    among = pc.sum(alone.slice(0, best)).as_py()
+    return [
+        f"{count:,} of {len(ranking):,} candidates, {among:,} of the best {best:,}, compete with "
+        "the elements alone: no competing phase of their systems lies lower. Where the phases are "
+        "missing from the data, they only look stable; with --references FILE --competitors binary "
+        "the model predicts phases beside those of the file."
+    ]
+
+
 def describe_order(rank_by: RankBy, order: RankBy) -> str:
     """Say what a ranking goes by.
 
@@ -366,7 +422,7 @@ def describe_comparison(comparison: Comparison) -> list[str]:
         comparison: From `screening.comparison`.
 
     Returns:
-        Sentences, one per line.
+        Sentences, one per line; none for so few candidates that they would say nothing.
     """
     correlations = [
         f"{value:.3f} ({name})"
@@ -376,12 +432,15 @@ def describe_comparison(comparison: Comparison) -> list[str]:
         )
         if value is not None
     ]
+    if comparison.candidates < FEWEST_COMPARED:
+        return []
     lines = []
     if correlations:
         lines.append(f"IRNet and the Random Forest: rank correlation {', '.join(correlations)}.")
     if comparison.overlaps:
         shared = ", ".join(
-            f"{each.shared:,} of the top {each.top:,}" for each in comparison.overlaps
+            f"{each.shared:,} of the top {each.top:,} (by chance {each.by_chance:.0f})"
+            for each in comparison.overlaps
         )
         lines.append(f"They share {shared}.")
     if (stable := comparison.stable) is not None:

@@ -337,6 +337,7 @@ def test_conditions_of_a_campaign_hold_on_a_new_hull(
         (["--functional", "r2SCAN"], 2, "none are given"),
         (["--references", "nothing.parquet"], 3, "nothing.parquet"),
         (["--stable-within", "nan"], 2, "stable-within"),
+        (["--competitors", "none", "--require", "p_stable > 0.5"], 2, "needs a hull"),
     ],
 )
 def test_mistakes_are_told_before_anything_is_computed(
@@ -348,14 +349,46 @@ def test_mistakes_are_told_before_anything_is_computed(
     assert not (tmp_path / "a" / "ranking.parquet").exists()
 
 
-def test_references_and_predicted_competitors_exclude_each_other(
-    references: Path, tiny_model: Path, tmp_path: Path
+def test_predicted_phases_fill_the_gaps_of_references(
+    against_references: Path, references: Path, tiny_model: Path, tmp_path: Path
 ) -> None:
     done = run(
         tmp_path / "a", tiny_model, "--references", str(references), "--competitors", "binary"
     )
-    assert done.exit_code == 2
-    assert "exclude each other" in done.stderr
+    assert done.exit_code == 0, done.output
+    told = " ".join(done.stdout.split())
+    predicted = json.loads((tmp_path / "a" / "manifest.json").read_text())["competitors"]
+    count = sum(predicted["predicted"].values())
+    assert f"15 reference phases in phases.csv and {count:,} phases of 20 structure types" in told
+    keys = ["prototype", "candidate"]
+    filled = read(tmp_path / "a").set_index(keys)
+    given = read(against_references).set_index(keys).loc[filled.index]
+    gain = filled["energy_above_hull_ev_per_atom"] - given["energy_above_hull_ev_per_atom"]
+    assert gain.min() > -2e-6
+    assert gain.max() > 0.01
+    phases = Phases.load(tmp_path / "a" / "phases.arrow")
+    rows = list(zip(phases.formulas, phases.energies[:, 0], phases.identities, strict=True))
+    for (name, _), row in list(filled.iterrows())[::30]:
+        prototype = find_prototype(name)
+        numbers = np.array([[ATOMIC_NUMBERS[row[f"site_{role}"]] for role in prototype.roles]])
+        own = identify_decorations(prototype, numbers)[0]
+        others = [(formula, energy) for formula, energy, identity in rows if identity != own]
+        above = row["formation_enthalpy_ev_per_atom"] - hull_energy(row["formula"], others)
+        assert row["energy_above_hull_ev_per_atom"] == pytest.approx(above, abs=2e-6)
+
+
+def test_candidates_without_competitors_are_counted(
+    against_references: Path, references: Path, tiny_model: Path, tmp_path: Path
+) -> None:
+    done = run(tmp_path / "a", tiny_model, "--references", str(references))
+    ranking = read(tmp_path / "a")
+    terms = ranking["decomposition"].str.split(" + ", regex=False)
+    alone = terms.map(lambda each: all(Composition(term.split()[-1]).is_element for term in each))
+    assert 0 < alone.sum() < len(ranking)
+    assert (
+        f"{alone.sum():,} of {len(ranking):,} candidates, {alone[:100].sum()} of the best 100, "
+        "compete with the elements alone" in done.stderr
+    )
 
 
 def test_references_of_another_functional_are_warned_of(

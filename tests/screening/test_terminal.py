@@ -29,7 +29,7 @@ ROW: dict[str, Any] = {
     "formation_enthalpy_low_ev_per_atom": -4.0849, "formation_enthalpy_high_ev_per_atom": -3.9,
     "rf_energy_above_hull_ev_per_atom": 0.012, "rf_formation_enthalpy_ev_per_atom": -3.9837,
     "rf_rank": 1217, "known": False, "known_id": None, "known_in_prototype": None,
-    "unseen_elements": "",
+    "charge_neutral": None, "unseen_elements": "",
 }  # fmt: skip
 KNOWN = {"known": True, "known_id": "mp-12345", "known_in_prototype": True}
 WITHOUT_HULL = dict.fromkeys(
@@ -196,7 +196,10 @@ def test_comparison_is_told_in_sentences() -> None:
     )  # fmt: skip
     lines = describe_comparison(comparison)
     assert "0.981 (formation enthalpy), 0.500 (energy above hull)" in lines[0]
-    assert lines[1] == "They share 4 of the top 10, 801 of the top 1,000."
+    assert (
+        lines[1]
+        == "They share 4 of the top 10 (by chance 0), 801 of the top 1,000 (by chance 180)."
+    )
     assert "1,812 by IRNet, 640 by the Random Forest, 590 by both" in lines[2]
     assert "100 best" in lines[3]
     assert lines[4] == (
