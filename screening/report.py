@@ -6,7 +6,7 @@ as its table of contents. Each plot has a table beside it that says the same in 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Final
@@ -171,7 +171,7 @@ def render_report(folder: RunFolder, ranking: pa.Table, failures: pa.Table) -> s
     parts = [
         *_head(manifest, scored),
         *_screened(manifest),
-        *_hull(manifest["competitors"]),
+        *_hull(manifest["competitors"], folder.prototypes),
         *_funnel(manifest, scored, failures),
         *_top(manifest, ranking, scored),
         *_shortlist(ranking, scored),
@@ -247,14 +247,19 @@ def _screened(manifest: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def _hull(competitors: Mapping[str, Any]) -> list[str]:
-    references, predicted = competitors["references"], competitors["predicted"]
+def _hull(competitors: Mapping[str, Any], screened: Collection[str]) -> list[str]:
+    references, compete = competitors["references"], competitors["candidates_compete"]
+    types = {
+        name: count
+        for name, count in competitors["predicted"].items()
+        if not (compete and name in screened)
+    }
     parts = ["<h2>The hull: what candidates compete with</h2>"]
     if references is not None:
         parts += _given_hull(references)
-    elif predicted:
-        parts += _own_hull(predicted)
-    else:
+    if types:
+        parts += _own_hull(types, alone=references is None)
+    if references is None and not types and not compete:
         parts += [
             build_paragraph(
                 "None was computed: candidates are ranked by formation enthalpy alone, which says "
@@ -263,7 +268,7 @@ def _hull(competitors: Mapping[str, Any]) -> list[str]:
             ),
             build_code("screening hull DIR --out OTHER"),
         ]
-    if competitors["candidates_compete"]:
+    if compete:
         parts.append(
             build_paragraph(
                 "Candidates of one chemical system compete with each other, too, with the energies "
@@ -300,7 +305,7 @@ def _given_hull(references: Mapping[str, Any]) -> list[str]:
     return [*parts, build_list(references["notes"])] if references["notes"] else parts
 
 
-def _own_hull(predicted: Mapping[str, int]) -> list[str]:
+def _own_hull(predicted: Mapping[str, int], alone: bool) -> list[str]:
     types = [["structure type", "phases predicted"]]
     types += [[name, f"{count:,}"] for name, count in predicted.items()]
     plural = "s" * (len(predicted) != 1)
@@ -309,7 +314,21 @@ def _own_hull(predicted: Mapping[str, int]) -> list[str]:
             f"Each candidate competes with all mixtures of {sum(predicted.values()):,} phases of "
             f"{len(predicted)} structure type{plural} that the model itself predicted, and of the "
             "elements at 0 eV/atom. No energy of this hull comes from DFT or experiment."
+            if alone
+            else f"Besides, {sum(predicted.values()):,} phases of {len(predicted)} structure "
+            f"type{plural} compete that the model itself predicted; their energies come neither "
+            "from DFT nor from experiment."
         ),
+        *(_warn_of_own_hull() if alone else []),
+        build_details(
+            "Which structure types",
+            build_table(types, "Competing phases by structure type", words=types[0][:1]),
+        ),
+    ]
+
+
+def _warn_of_own_hull() -> list[str]:
+    return [
         build_paragraph(
             "What this means: phases of other structure types are not in the hull, however stable "
             "they are, so candidates can look more stable than they are; that is worst where "
@@ -318,10 +337,6 @@ def _own_hull(predicted: Mapping[str, int]) -> list[str]:
             "candidates compete with phases of known energy:"
         ),
         build_code("screening hull DIR --references FILE --out OTHER"),
-        build_details(
-            "Which structure types",
-            build_table(types, "Competing phases by structure type", words=types[0][:1]),
-        ),
     ]
 
 

@@ -308,30 +308,51 @@ def test_without_a_hull_enthalpies_take_its_place(without_hull: Path) -> None:
     assert report.table("Candidates by formation enthalpy (eV/atom)")
 
 
-def test_a_hull_of_the_models_own_comes_with_a_warning(uncalibrated: Path) -> None:
-    report, manifest = Report.read(uncalibrated / "report.html"), read_manifest(uncalibrated)
-    predicted = manifest["competitors"]["predicted"]
+def report_against(campaign: Path, **competitors: Any) -> Report:
+    """The report of a campaign, as if its candidates had competed with these."""
+    folder = RunFolder.open(campaign)
+    told = folder.manifest["competitors"] | competitors
+    folder.__dict__["manifest"] = folder.manifest | {"competitors": told}
+    page = render_report(folder, folder.read_ranking(), folder.read_failures())
+    return Report(html.fromstring(page))
+
+
+def test_a_hull_of_the_models_own_comes_with_a_warning(campaign: Path) -> None:
+    predicted = {"rocksalt": 1234, "fluorite": 45}
+    report = report_against(campaign, references=None, predicted=predicted)
     assert "No energy of this hull comes from DFT or experiment" in report.words
-    assert f"{sum(predicted.values()):,} phases of {len(predicted)} structure types" in report.words
+    assert "1,279 phases of 2 structure types" in report.words
+    assert "Before anyone acts on this ranking" in report.words
     types = report.table("Competing phases by structure type")
     assert {row["structure type"]: row["phases predicted"] for row in types} == {
-        name: f"{count:,}" for name, count in predicted.items()
+        "rocksalt": "1,234",
+        "fluorite": "45",
     }
+
+
+def test_predicted_phases_beside_references_are_told_apart(campaign: Path) -> None:
+    report = report_against(campaign, predicted={"rocksalt": 1234})
+    assert "Besides, 1,234 phases of 1 structure type compete" in report.words
+    assert "reference phases from a file" in report.words
+    assert "No energy of this hull comes from DFT" not in report.words
+
+
+def test_candidates_alone_among_themselves_are_no_predicted_types(uncalibrated: Path) -> None:
+    report = Report.read(uncalibrated / "report.html")
+    assert "Candidates of one chemical system compete with each other, too" in report.words
+    assert "that the model itself predicted" not in report.words
+    assert "None was computed" not in report.words
 
 
 def test_candidates_that_compete_with_references_make_no_hull_of_the_models_own(
     campaign: Path,
 ) -> None:
-    folder = RunFolder.open(campaign)
-    competitors = folder.manifest["competitors"]
-    told = competitors | {
-        "candidates_compete": True,
-        "predicted": {"B2": 45},
-        "failures": [["Cs<b>", "no radius"], ["NaF", "too large"]],
-    }
-    folder.__dict__["manifest"] = folder.manifest | {"competitors": told}
-    page = render_report(folder, folder.read_ranking(), folder.read_failures())
-    report = Report(html.fromstring(page))
+    report = report_against(
+        campaign,
+        candidates_compete=True,
+        predicted={"B2": 45},
+        failures=[["Cs<b>", "no radius"], ["NaF", "too large"]],
+    )
     assert "Candidates of one chemical system compete with each other, too" in report.words
     assert "structure type that the model itself" not in report.words
     failed = report.table("2 competing phases could not be predicted")
