@@ -274,7 +274,7 @@ def _run_and_show(
         say(line)
     title = f"Top {len(shown)} of {total:,} candidates"
     print_ranking(result.folder, shown, title, result.comparison)
-    for line in describe_gaps(result.ranking):
+    for line in describe_gaps(result.ranking, result.folder.manifest["competitors"]):
         say(line)
     say(describe_order(settings.rank_by, RankBy(result.folder.manifest["ranked_by"])))
     if len(result.failures):

@@ -371,11 +371,12 @@ def describe_hull(competitors: Mapping[str, Any]) -> str | None:
     return " and ".join(parts) or None
 
 
-def describe_gaps(ranking: pa.Table) -> list[str]:
+def describe_gaps(ranking: pa.Table, competitors: Mapping[str, Any]) -> list[str]:
     """Say how many candidates compete with nothing but the elements.
 
     Args:
         ranking: The whole ranking, best first.
+        competitors: What they compete with, as the manifest has it.
 
     Returns:
         Sentences, one per line; none where every candidate has competitors, or no hull.
@@ -388,9 +389,13 @@ def describe_gaps(ranking: pa.Table) -> list[str]:
     among = pc.sum(alone.slice(0, best)).as_py()
     return [
         f"{count:,} of {len(ranking):,} candidates, {among:,} of the best {best:,}, compete with "
-        "the elements alone: no competing phase of their systems lies lower. Where the phases are "
-        "missing from the data, they only look stable; with --references FILE --competitors binary "
-        "the model predicts phases beside those of the file."
+        "the elements alone: no competing phase of their systems lies lower. Where there are such "
+        "phases in nature, these candidates only look stable."
+        + (
+            ""
+            if competitors["predicted"]
+            else " With --competitors binary the model predicts phases beside those of the file."
+        )
     ]
 
 

@@ -389,6 +389,7 @@ def test_candidates_without_competitors_are_counted(
         f"{alone.sum():,} of {len(ranking):,} candidates, {alone[:100].sum()} of the best 100, "
         "compete with the elements alone" in done.stderr
     )
+    assert "With --competitors binary the model predicts phases" in done.stderr
 
 
 def test_references_of_another_functional_are_warned_of(
