@@ -25,9 +25,9 @@ from prototypes import reduced_formula
 from screening.calibration import (
     FEWEST_ROWS,
     FOLDS,
-    LEVEL,
     CalibrationRows,
     find_reference,
+    fit_calibration,
     number_systems,
 )
 from screening.dataset import (
@@ -437,8 +437,6 @@ def fit_in_folds(
     Raises:
         InputDataError: There are too few rows or systems.
     """
-    from irnet.uncertainty import Uncertainty
-
     systems, number = np.unique(rows.systems, return_inverse=True)
     if len(rows) < FEWEST_ROWS or len(systems) < 2 * FOLDS:
         raise InputDataError(
@@ -451,17 +449,7 @@ def fit_in_folds(
         others = rows.select(np.flatnonzero(fold != part))
         yield (
             np.flatnonzero(fold == part),
-            Uncertainty.fit(
-                others.target,
-                join_members(others.predictions),
-                others.predictions.get("random_forest"),
-                others.distance,
-                reference=reference,
-                features=others.features,
-                groups=others.systems,
-                level=LEVEL,
-                seed=seed,
-            ),
+            fit_calibration(others, reference, seed),
         )
 
 

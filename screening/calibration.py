@@ -220,7 +220,7 @@ def fit_intervals(
     Raises:
         irnet.DataError: There are too few rows or chemical systems.
     """
-    whole = _fit(rows, reference, seed)
+    whole = fit_calibration(rows, reference, seed)
     intervals = judge_intervals(rows, reference, seed=seed)
     reliabilities = [measure_reliability(intervals, rows.target, group=ALL_ROWS)]
     for part in () if parts is None else np.unique(parts).tolist():
@@ -258,7 +258,7 @@ def judge_intervals(
     fold = folds[np.searchsorted(systems, rows.systems)]
     parts, order = [], []
     for number in np.unique(fold):
-        fitted = _fit(rows.select(np.flatnonzero(fold != number)), reference, seed)
+        fitted = fit_calibration(rows.select(np.flatnonzero(fold != number)), reference, seed)
         order.append(np.flatnonzero(fold == number))
         judged = rows.select(order[-1])
         parts.append(find_intervals(fitted, judged.features, judged.predictions))
@@ -311,7 +311,16 @@ def _name_systems(formulas: Sequence[str]) -> NDArray[np.str_]:
     return np.array([names[formula] for formula in formulas], dtype=np.str_)
 
 
-def _fit(rows: CalibrationRows, reference: "TrainingReference", seed: int) -> "Uncertainty":
+def fit_calibration(
+    rows: CalibrationRows, reference: "TrainingReference", seed: int
+) -> "Uncertainty":
+    """Fit intervals on rows, with their chemical systems as groups.
+
+    Args:
+        rows: Compounds that the predicting networks were not trained on.
+        reference: Of the model's training rows.
+        seed: Of folds and trees.
+    """
     from irnet.uncertainty import Uncertainty
 
     return Uncertainty.fit(

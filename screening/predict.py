@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -25,10 +25,8 @@ from screening.columns import (
     ENTHALPY_STD,
     P_STABLE,
     PREDICTIONS,
-    REFERENCES_IN_SYSTEM,
     RF_ABOVE_HULL,
     RF_ENTHALPY,
-    STABILITY,
     write_table,
 )
 from screening.crystal import Crystal
@@ -43,13 +41,17 @@ from screening.features.table import Failure
 from screening.known import KnownCompounds
 from screening.model_library import ScreeningModel
 from screening.phases import MOST_ELEMENTS
+from screening.prediction_columns import (
+    DECIMALS,
+    round_column,
+    tabulate_placement,
+    tabulate_scores,
+)
 from screening.references import References
 from screening.score import LoadedModel, Scores, score_candidates
 from screening.settings import DEFAULT_STABLE_WITHIN
 from screening.stability import place_on_hull
 from screening.terminal import describe_hull, format_interval, format_probability
-
-DECIMALS: Final = 6
 
 RECORD: Final = b"screening"
 """Key of the file's metadata that says, as JSON, what the predictions rest on."""
@@ -130,7 +132,7 @@ def predict_structures(
     columns = {
         "id": pa.array(features.ids, pa.string()),
         "formula": pa.array(compounds.formulas, pa.string()),
-        **_tabulate_scores(scores),
+        **tabulate_scores(scores),
         **_tabulate_stability(model, compounds, scores, references, stable_within),
         **_tabulate_known(model, compounds, references),
         **tabulate_compositions(compounds.as_counts()),
@@ -172,17 +174,6 @@ def read_basis(table: pa.Table) -> dict[str, Any]:
     return basis
 
 
-def _tabulate_scores(scores: Scores) -> dict[str, pa.Array]:
-    return {
-        ENTHALPY.name: _round(scores.mean),
-        ENTHALPY_STD.name: _round(scores.std),
-        ENTHALPY_LOW.name: _round(scores.low),
-        ENTHALPY_HIGH.name: _round(scores.high),
-        RF_ENTHALPY.name: _round(scores.forest),
-        DISTANCE.name: _round(scores.distance),
-    }
-
-
 def _tabulate_stability(
     model: ScreeningModel,
     compounds: _Compounds,
@@ -192,41 +183,21 @@ def _tabulate_stability(
 ) -> dict[str, pa.Array]:
     """Columns of the hull; null where there is none, by lack of references or many elements."""
     if references is None:
-        return {
-            column.name: pa.nulls(len(compounds), pa.type_for_alias(column.dtype))
-            for column in (*STABILITY, RF_ABOVE_HULL)
-        }
+        return tabulate_placement(None, len(compounds))
     few = np.flatnonzero((compounds.numbers > 0).sum(axis=1) <= MOST_ELEMENTS)
     placement = place_on_hull(
         references.phases,
         compounds.numbers[few],
         compounds.amounts[few],
-        _select(scores, few),
+        scores.select(few),
         model.uncertainty,
         within=within,
     )
-    judged = placement.stability
     places = np.full(len(compounds), -1)
     places[few] = np.arange(len(few))
     taken = pa.array(places, mask=places < 0)
-    columns = {
-        ABOVE_HULL.name: _round(judged.energy_above_hull),
-        ABOVE_HULL_STD.name: _round(judged.std),
-        P_STABLE.name: _round(judged.p_stable),
-        DECOMPOSITION.name: pa.array(placement.decompositions, pa.string()),
-        REFERENCES_IN_SYSTEM.name: pa.array(placement.references, pa.int64()),
-        RF_ABOVE_HULL.name: _round(judged.forest_energy_above_hull),
-    }
+    columns = tabulate_placement(placement, len(few))
     return {name: column.take(taken) for name, column in columns.items()}
-
-
-def _select(scores: Scores, rows: NDArray[np.int64]) -> Scores:
-    arrays: dict[str, Any] = {
-        field.name: value[rows]
-        for field in fields(scores)
-        if isinstance(value := getattr(scores, field.name), np.ndarray)
-    }
-    return replace(scores, **arrays)
 
 
 def _tabulate_known(
@@ -240,7 +211,7 @@ def _tabulate_known(
     return {
         "known": pa.array(found.known, pa.bool_()),
         "known_id": pa.array([name or None for name in found.ids], pa.string()),
-        "known_formation_enthalpy_ev_per_atom": _round(found.energies),
+        "known_formation_enthalpy_ev_per_atom": round_column(found.energies),
         "nearest_known_formula": pa.array(nearest.tolist(), pa.string()),
         "nearest_known_distance": pa.array(distances.round(DECIMALS), mask=~np.isfinite(distances)),
     }
@@ -272,11 +243,6 @@ def _describe_basis(
         },
         "stable_within_ev_per_atom": None if references is None else within,
     }
-
-
-def _round(values: NDArray[np.float64]) -> pa.Array:
-    """As a column: NaN becomes null (a single member has no spread), and -0.0 becomes 0.0."""
-    return pa.array(np.round(values, DECIMALS) + 0.0, pa.float64(), from_pandas=True)
 
 
 def show_predictions(table: pa.Table, most: int) -> pd.DataFrame:

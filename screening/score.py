@@ -66,6 +66,11 @@ class Scores:
         arrays: dict[str, Any] = {name: among(getattr(self, name)) for name in _SCORE_ARRAYS}
         return replace(self, **arrays)
 
+    def select(self, rows: NDArray[np.int64]) -> Scores:
+        """The scores of some rows, shape (r,)."""
+        arrays: dict[str, Any] = {name: getattr(self, name)[rows] for name in _SCORE_ARRAYS}
+        return replace(self, **arrays)
+
     @classmethod
     def join(cls, parts: Sequence[Scores]) -> Scores:
         """Scores of consecutive parts as one; at least one part."""

@@ -9,17 +9,9 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from screening.columns import (
-    ABOVE_HULL,
-    ABOVE_HULL_STD,
-    DECOMPOSITION,
-    P_STABLE,
-    REFERENCES_IN_SYSTEM,
-    RF_ABOVE_HULL,
-    SHARD,
-    STABILITY,
-)
+from screening.columns import SHARD
 from screening.features.elements import element_table
+from screening.prediction_columns import tabulate_placement, tabulate_scores
 
 if TYPE_CHECKING:
     from prototypes import CandidateSpace
@@ -27,9 +19,6 @@ if TYPE_CHECKING:
     from screening.model_library import ScreeningModel
     from screening.score import Scores
     from screening.stability import Placement
-
-DECIMALS: Final = 6
-"""Decimals kept of an enthalpy in eV/atom: far below any model's error, above rounding noise."""
 
 _FIRST_SITES: Final = ("site_A", "site_B", "site_X")
 
@@ -77,14 +66,9 @@ def tabulate_shard(
         "candidate": pa.array(candidates.indices),
         "formula": pa.array(formulas, pa.string()),
         **on_role,
-        "formation_enthalpy_ev_per_atom": _round(scores.mean),
-        "formation_enthalpy_std_ev_per_atom": _round(scores.std),
-        "formation_enthalpy_low_ev_per_atom": _round(scores.low),
-        "formation_enthalpy_high_ev_per_atom": _round(scores.high),
-        "rf_formation_enthalpy_ev_per_atom": _round(scores.forest),
-        **_tabulate_placement(placement, rows),
+        **tabulate_scores(scores),
+        **tabulate_placement(placement, rows),
         **dict(zip(described.column_names, described.columns, strict=True)),
-        "applicability_distance": _round(scores.distance),
         "unseen_elements": _name_elements(numbers, unseen, symbols, " ", none=""),
         "imputed_elements": _name_elements(numbers, imputed, symbols, ",", none=None),
         **{
@@ -95,28 +79,6 @@ def tabulate_shard(
         "reason": pa.array([reasons.get(row) for row in range(rows)], pa.string()),
     }
     return pa.table(SHARD.sort(columns))
-
-
-def _tabulate_placement(placement: Placement | None, rows: int) -> dict[str, pa.Array]:
-    if placement is None:
-        return {
-            column.name: pa.nulls(rows, pa.type_for_alias(column.dtype))
-            for column in (*STABILITY, RF_ABOVE_HULL)
-        }
-    judged = placement.stability
-    return {
-        ABOVE_HULL.name: _round(judged.energy_above_hull),
-        ABOVE_HULL_STD.name: _round(judged.std),
-        P_STABLE.name: _round(judged.p_stable),
-        DECOMPOSITION.name: pa.array(placement.decompositions, pa.string()),
-        REFERENCES_IN_SYSTEM.name: pa.array(placement.references, pa.int64()),
-        RF_ABOVE_HULL.name: _round(judged.forest_energy_above_hull),
-    }
-
-
-def _round(values: NDArray[np.float64]) -> pa.Array:
-    """As a column: NaN becomes null, and -0.0 becomes 0.0."""
-    return pa.array(np.round(values, DECIMALS) + 0.0, pa.float64(), from_pandas=True)
 
 
 def _name_elements(

@@ -104,7 +104,7 @@ def test_no_row_is_judged_by_a_fit_to_its_own_system(monkeypatch: pytest.MonkeyP
     rows, reference = rows_of(np.arange(400) // 4)
     fitted: list[set[int]] = []
     judged: list[NDArray[np.int64]] = []
-    fit, find = calibration._fit, find_intervals
+    fit, find = calibration.fit_calibration, find_intervals
 
     def spy_on_fit(part: CalibrationRows, *arguments: Any) -> Any:
         fitted.append(set(part.systems.tolist()))
@@ -114,7 +114,7 @@ def test_no_row_is_judged_by_a_fit_to_its_own_system(monkeypatch: pytest.MonkeyP
         judged.append(np.flatnonzero(np.isin(rows.features[:, 0], features[:, 0])))
         return find(uncertainty, features, predictions)
 
-    monkeypatch.setattr(calibration, "_fit", spy_on_fit)
+    monkeypatch.setattr(calibration, "fit_calibration", spy_on_fit)
     monkeypatch.setattr(calibration, "find_intervals", spy_on_find)
     parts = np.where(np.arange(400) < 100, "few", "many")
     uncertainty, card = fit_intervals(rows, reference, measured_on="noise", parts=parts)
