@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from screening.comparison import Comparison
 
-WIDTH_OF_FILES: Final = 120
+WIDTH_OF_FILES: Final = 140
 """Width of tables that go into a file or a pipe."""
 
 BEST: Final = 100

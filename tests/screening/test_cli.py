@@ -183,7 +183,7 @@ def test_show_picks_and_marks(screening: Program, small_run: Path) -> None:
     shown = screening("show", small_run, "--with", "Cs", "--prototype", "B2", "--top", "2")
     assert shown.exit_code == 0, shown.output
     assert "Top 2 of 6 candidates chosen from 231" in shown.stdout
-    assert "unseen: not in the training data" in shown.stdout
+    assert "unseen: not in the training data" in " ".join(shown.stdout.split())
     assert "These are candidates, not discoveries" in " ".join(shown.stderr.split())
     known = screening("show", small_run, "--with", "Na", "--with", "Cl", "-p", "B2")
     assert "known" in known.stdout
