@@ -559,6 +559,11 @@ def _keep_unseen(
     )
     if request.forget_known:
         return kept
+    if not request.known and np.isnan(model.training_formulas.energies).all():
+        note(
+            "warning: the model's folder holds no energies of its training data, so that no known "
+            "crystal takes the place of what was taken out; give such crystals as --known FILE"
+        )
     tested = set(compounds.rows.ids)
     lowest: dict[str, tuple[float, str]] = {}
     same = 0

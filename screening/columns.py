@@ -231,7 +231,8 @@ KNOWN_DETAILS: Final = (
         "known_formation_enthalpy_ev_per_atom",
         "double",
         _ENERGY,
-        "Lowest known formation enthalpy of the composition, from the data; null if unknown.",
+        "Lowest known formation enthalpy of the composition, from references or a training table "
+        "that holds energies; null if there is none.",
         nullable=True,
     ),
     Column(

@@ -85,7 +85,8 @@ class KnownCompounds:
         """Join training data and references.
 
         Where both have a composition, the compound of lower energy tells id and energy; the
-        training data's where they agree to 0.001 eV/atom.
+        training data's where they agree to 0.001 eV/atom. Where the training table has no energy,
+        the references' counts, and their id if they have one.
 
         Args:
             training: What the model was trained on.
@@ -115,7 +116,8 @@ class KnownCompounds:
             lowest[referred[order]] = energy[order]
             label[referred[order]] = references.labels[order]
             lower = lowest < np.where(np.isnan(energies), np.inf, energies - SAME_ENERGY)
-            energies[lower], ids[lower] = lowest[lower], label[lower]
+            named = lower & ((label != "") | ~np.isnan(energies))
+            energies[lower], ids[named] = lowest[lower], label[named]
         return cls(formulas, sources, ids, energies, types, all_types_known)
 
     def find(self, formulas: Sequence[str], prototype: Prototype | None = None) -> Known:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from string import ascii_uppercase
@@ -117,6 +117,10 @@ class TrainingTable:
         """
         known = self._rows
         return np.fromiter((formula in known for formula in formulas), np.bool_, len(formulas))
+
+    def without_energies(self) -> TrainingTable:
+        """The same table without the energies, which belong to the data and are not given away."""
+        return replace(self, energies=np.full(len(self), np.nan))
 
     def save(self, path: Path) -> None:
         """Write the table as Parquet, energies in whole meV/atom.

@@ -137,6 +137,8 @@ def write_training_table(
 ) -> None:
     """Write the training table of a bundled model, and check that it is that of its card.
 
+    The energies of the data stay out of it: data is no part of the project.
+
     Args:
         folder: The model.
         data: Folder of the data.
@@ -159,7 +161,7 @@ def write_training_table(
     expected = read_card(folder).data.formulas
     if len(written) != expected:
         raise SystemExit(f"{folder} was trained on {expected:,} formulas, not {len(written):,}")
-    written.save(folder / FORMULAS_NAME)
+    written.without_energies().save(folder / FORMULAS_NAME)
     size = (folder / FORMULAS_NAME).stat().st_size
     typed = sum(map(bool, written.types))
     print(f"{folder.name}: {len(written):,} formulas, {typed:,} with types, {size:,} bytes")

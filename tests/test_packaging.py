@@ -11,6 +11,7 @@ import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 import typer
 from typer.core import TyperCommand, TyperGroup, TyperOption
@@ -154,9 +155,12 @@ def test_packages_are_marked_as_typed() -> None:
 def test_no_data_set_is_tracked_and_the_models_stay_light() -> None:
     tracked = tracked_files()
     data = [name for name in tracked if name.endswith((".parquet", ".pkl", ".pickle", ".npz"))]
-    # what each bundled model was trained on: formula, id and energy, no structures
+    # which compounds each bundled model was trained on: no energies, no structures
     assert {Path(name).name for name in data} == {"training.parquet"}
     assert {Path(name).parts[:2] for name in data} == {("screening", "models")}
+    for name in data:
+        table = pq.read_table(ROOT / name)
+        assert table["formation_energy_mev_per_atom"].null_count == len(table)
     models = [ROOT / name for name in tracked if name.startswith("screening/models/")]
     assert sum(path.stat().st_size for path in models) < 40e6
 

@@ -48,6 +48,14 @@ def test_sources_are_joined(compounds: KnownCompounds) -> None:
     assert compounds.find([]).known.tolist() == []
 
 
+def test_an_id_stays_where_references_have_an_energy_and_no_id() -> None:
+    training = TrainingTable.of(["NaCl", "KCl"], ["mp-22862", "mp-23193"])
+    references = Phases.of(["NaCl", "KCl"], [-2.1, -2.2], labels=["", "ref-1"])
+    found = KnownCompounds.of(training, references).find(["NaCl", "KCl"])
+    assert found.ids.tolist() == ["mp-22862", "ref-1"]
+    assert found.energies.tolist() == [-2.1, -2.2]
+
+
 def test_energies_come_from_the_references_where_training_has_none() -> None:
     training = TrainingTable.of(["NaCl", "KCl"], ["a", "b"])
     found = KnownCompounds.of(training, Phases.of(["NaCl"], [-2.0], ["r"])).find(["NaCl", "KCl"])

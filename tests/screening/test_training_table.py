@@ -174,12 +174,9 @@ def test_bundled_models_know_what_they_were_trained_on(name: str) -> None:
     assert len(table) == card.data.formulas
     assert (find_model(name) / FORMULAS_NAME).stat().st_size < 12 * len(table)
     assert table.all_types_known.mean() > 0.99
-    assert not np.isnan(table.energies).any()
-    assert np.abs(table.energies).max() < 6
+    assert np.isnan(table.energies).all()  # the data's energies are no part of the project
     row = {formula: i for i, formula in enumerate(table.formulas)}
     assert table.ids[row["NaCl"]] == "mp-22862"  # halite in the Materials Project
-    # formation enthalpy of NaCl at 298 K: -411.1 kJ/mol (NIST-JANAF), -2.13 eV/atom
-    assert table.energies[row["NaCl"]] == pytest.approx(-2.13, abs=0.1)
     for formula, prototypes in TEXTBOOK.items():
         found = set(table.types[row[formula]].split(SEPARATOR))
         expected = {name_structure_type(find_prototype(each)) for each in prototypes}
