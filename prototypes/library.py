@@ -16,7 +16,14 @@ from prototypes.errors import (
 from prototypes.prototype import Prototype
 from prototypes.records import PrototypeRecord, normalise_name
 
-BUILT_IN: tuple[str, ...] = ("B2", "L1_0", "perovskite", "cubic_perovskite", "K2NiF4")
+BUILT_IN: tuple[str, ...] = (
+    "B2",
+    "L1_0",
+    "perovskite",
+    "cubic_perovskite",
+    "K2NiF4",
+    "double_perovskite",
+)
 """Names of the built-in prototypes, each a file in ``data/``."""
 
 

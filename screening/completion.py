@@ -14,7 +14,7 @@ ORDERS = (
     "upper_bound",
     "lower_bound",
 )
-BUILT_IN = ("B2", "L1_0", "perovskite", "cubic_perovskite", "K2NiF4")
+BUILT_IN = ("B2", "L1_0", "perovskite", "cubic_perovskite", "K2NiF4", "double_perovskite")
 
 
 def complete_from(names: Sequence[str], incomplete: str) -> list[str]:

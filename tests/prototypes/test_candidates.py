@@ -81,6 +81,27 @@ def test_counts_of_89_elements(name: str, count: int) -> None:
     assert np.all(np.diff(indices) > 0)
 
 
+def test_count_of_double_perovskites_of_89_elements() -> None:
+    space = same_pool(load_built_in("double_perovskite"), ALL)
+    assert space.count == 89 * 88 * 87 * 86 // 2 == 29_299_512
+    step = 2**22
+    found = sum(
+        len(space.decode(start, min(start + step, space.index_count))[0])
+        for start in range(0, space.index_count, step)
+    )
+    assert found == space.count
+
+
+def test_the_alternating_sites_of_a_double_perovskite_give_one_candidate_not_two() -> None:
+    space = same_pool(load_built_in("double_perovskite"), ALL)
+    rubidium, sodium, aluminium, fluorine = 37, 11, 13, 9
+    one = space.index((rubidium, sodium, aluminium, fluorine))
+    assert space.index((rubidium, aluminium, sodium, fluorine)) == one
+    assert space.candidate(one) == (rubidium, sodium, aluminium, fluorine)
+    assert space.formula(space.candidate(one)) == "Rb2NaAlF6"
+    assert space.index((sodium, rubidium, aluminium, fluorine)) != one
+
+
 pools = st.lists(st.sampled_from(range(1, 9)), min_size=1, max_size=6, unique=True)
 
 
@@ -147,6 +168,7 @@ def test_every_equivalent_decoration_has_the_same_index() -> None:
         ("B2", (3, 12, 13, 28)),
         ("L1_0", (3, 12, 13, 28)),
         ("cubic_perovskite", (8, 20, 22, 9)),
+        ("double_perovskite", (9, 11, 13, 37)),
         ("perovskite", (8, 20, 22)),
         ("B1", (3, 12, 13, 28)),
         ("B3", (3, 12, 13, 28)),

@@ -51,12 +51,28 @@ def test_built_in_prototypes_have_the_known_interchangeable_roles() -> None:
     assert load_built_in("perovskite").role_permutations == ((0, 1, 2),)
     assert load_built_in("cubic_perovskite").role_permutations == ((0, 1, 2),)
     assert load_built_in("K2NiF4").role_permutations == ((0, 1, 2),)
+    assert load_built_in("double_perovskite").role_permutations == ((0, 1, 2, 3), (0, 2, 1, 3))
+
+
+def test_octahedra_of_two_sizes_make_the_b_sites_of_a_double_perovskite_distinct() -> None:
+    """The published x(F) of Rb2NaAlF6 and the ideal one, along the cell's own axes."""
+    ideal = load_built_in("double_perovskite")
+    aluminium = ideal.frac_coords[ideal.site_roles.index(ideal.roles.index("C"))]
+    anion = np.array(ideal.site_roles) == ideal.roles.index("X")
+    gaps = ideal.frac_coords[anion] - aluminium
+    gaps -= np.round(gaps)
+    moved = ideal.frac_coords.copy()
+    moved[anion] = aluminium + gaps * 0.2187 / 0.25
+    roles = np.array(ideal.site_roles)
+    assert role_permutations(ideal.lattice, moved, roles) == ((0, 1, 2, 3),)
+    moved[anion] = aluminium + gaps
+    assert len(role_permutations(ideal.lattice, moved, roles)) == 2
 
 
 def test_spglib_finds_the_same_permutations_in_every_prototype() -> None:
     made = [load_built_in(name) for name in BUILT_IN]
     made += [entry.prototype() for entry in entries() if not entry.is_element]
-    assert len(made) == 5 + 233
+    assert len(made) == 6 + 233
     for prototype in made:
         assert set(prototype.role_permutations) == permutations_by_spglib(prototype), prototype.name
 

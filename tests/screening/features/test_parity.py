@@ -15,7 +15,13 @@ from screening.features.prototype import PrototypeFeaturizer
 from screening.features.schema import FEATURES
 from screening.features.table import FeatureTable
 
-CANDIDATES = {"B2": 120, "L1_0": 100, "cubic_perovskite": 50, "perovskite": 40}
+CANDIDATES = {
+    "B2": 120,
+    "L1_0": 100,
+    "cubic_perovskite": 50,
+    "perovskite": 40,
+    "double_perovskite": 30,
+}
 CHUNKS = 25
 CRYSTALS = 500
 
