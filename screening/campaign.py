@@ -143,7 +143,7 @@ def run_campaign(
     from screening.model_library import load_enthalpy_model
 
     started = time.perf_counter()
-    if settings.scheduler is None:
+    if settings.cluster.scheduler is None:
         pick_device(settings.device)
     _check_roles(settings, spaces)
     model = load_enthalpy_model(settings.model)
@@ -208,7 +208,7 @@ def run_campaign(
         ended = time.perf_counter()
         this_run = {
             "ended": datetime.now(UTC).isoformat(timespec="seconds"),
-            "workers": settings.scheduler or count_workers(settings),
+            "workers": settings.cluster.scheduler or count_workers(settings),
             "shards_computed": len(shards) - already,
             "wall_seconds": round(ended - started, 3),
             "rank_and_write_seconds": round(ended - rank_started, 3),
@@ -342,8 +342,8 @@ def count_workers(settings: CampaignSettings) -> int:
 
     Unless the settings say so, GPUs get one worker each: more would only fill their memory.
     """
-    if settings.workers is not None:
-        return settings.workers
+    if settings.cluster.workers is not None:
+        return settings.cluster.workers
     if settings.device != Device.CPU and torch.cuda.is_available():
         return torch.cuda.device_count()
     return count_cores()
@@ -358,7 +358,7 @@ def _hire_workers(settings: CampaignSettings, observer: Observer) -> Iterator[Wo
         def work(function: Callable[[Any, int], Any], tasks: Sequence[Any]) -> Iterator[Any]:
             if not tasks:
                 return
-            if settings.scheduler is None and count_workers(settings) == 0:
+            if settings.cluster.scheduler is None and count_workers(settings) == 0:
                 for task in tasks:
                     yield function(task, 0)
                 return
@@ -366,9 +366,9 @@ def _hire_workers(settings: CampaignSettings, observer: Observer) -> Iterator[Wo
             from screening.cluster.tasks import map_tasks
 
             if not hired:
-                client = stack.enter_context(connect(count_workers(settings), settings.scheduler))
-                if settings.scheduler is not None:
-                    await_worker(client, settings.scheduler, observer.note)
+                client = stack.enter_context(connect(count_workers(settings), settings.cluster.scheduler))
+                if settings.cluster.scheduler is not None:
+                    await_worker(client, settings.cluster.scheduler, observer.note)
                 observer.watch_at(client.dashboard_link)
                 hired.append(client)
             yield from map_tasks(hired[0], function, tasks)
@@ -399,6 +399,7 @@ def _make_task(
         references=None if settings.references is None else root / REFERENCES_NAME,
         stable_within=settings.stable_within,
         require=settings.require,
+        campaign=folder.campaign,
         scored=None if scored is None else scored.table_path(shard).resolve(),
     )
 
@@ -411,7 +412,7 @@ def _name_model(settings: CampaignSettings, model: ScreeningModel) -> str:
 def _count_threads(settings: CampaignSettings) -> int | None:
     """Threads of arithmetic for each local worker; None leaves them as they are."""
     workers = count_workers(settings)
-    local = settings.scheduler is None and workers > 0
+    local = settings.cluster.scheduler is None and workers > 0
     return max(1, count_cores() // workers) if local else None
 
 

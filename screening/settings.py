@@ -15,8 +15,21 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Final
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
 
+from screening.cluster_settings import (
+    ClusterSettings,
+    read_cluster,
+    replace_place,
+    write_cluster,
+)
 from screening.errors import ConfigurationError, suggest
 
 
@@ -57,6 +70,17 @@ class RankBy(StrEnum):
 DEFAULT_SHARD_SIZE: Final = 32_768
 DEFAULT_TOP: Final = 20
 DEFAULT_STABLE_WITHIN: Final = 0.05
+DEFAULT_ATTEMPTS: Final = 3
+MOST_KEPT: Final = 10_000_000
+
+PLACES: Final = ("workers", "scheduler", "scheduler_file", "dashboard")
+"""Keys of the table `[cluster]` that may stand at the top level too, and are options."""
+
+SLOWEST_RATE: Final = 10.0
+"""Candidates per second below which a worker counts as hanging, unless a time is given."""
+
+LEAST_PATIENCE: Final = 900.0
+"""Seconds that any shard may take, unless a time is given."""
 DEFAULT_COMPETITORS: Final = Competitors.BINARY
 
 
@@ -98,10 +122,13 @@ class CampaignSettings(BaseModel):
         stable_within: Energy above hull that still counts as stable, eV/atom.
         require: Conditions on columns that candidates must meet.
         rank_by: Order of the ranking.
+        keep_top: Keep only so many candidates, the best of the ranking; None keeps all.
         out: Result folder.
-        workers: Worker processes; 0 computes in this process; None means one per GPU where GPUs
-            are used, else one per core.
-        scheduler: Address of a running Dask scheduler, instead of local workers.
+        cluster: Where the workers come from; `workers`, `scheduler`, `scheduler_file` and
+            `dashboard` may be given as keys of their own.
+        attempts: How often a shard is computed at most before it is set aside as lost.
+        shard_timeout: Seconds after which a worker that computes one shard counts as hanging; None
+            is `LEAST_PATIENCE` or what `SLOWEST_RATE` takes, whichever is more.
         device: Where networks and features are computed.
         precision: Arithmetic of the networks' matrix products.
         shard_size: Indices per task and Parquet shard.
@@ -121,13 +148,35 @@ class CampaignSettings(BaseModel):
     stable_within: float = Field(default=DEFAULT_STABLE_WITHIN, ge=0, le=10, allow_inf_nan=False)
     require: Names = ()
     rank_by: Annotated[RankBy, BeforeValidator(_with_underscores)] = RankBy.P_STABLE
+    keep_top: int | None = Field(default=None, ge=1, le=MOST_KEPT)
     out: Path
-    workers: int | None = Field(default=None, ge=0)
-    scheduler: str | None = None
+    cluster: ClusterSettings = ClusterSettings()
+    attempts: int = Field(default=DEFAULT_ATTEMPTS, ge=1, le=100)
+    shard_timeout: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     device: Device = Device.AUTO
     precision: Precision = Precision.AUTO
     shard_size: int = Field(default=DEFAULT_SHARD_SIZE, ge=1, le=10_000_000)
     top: int = Field(default=DEFAULT_TOP, ge=1)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _gather_places(cls, values: Any) -> Any:
+        """Put keys of their own into the table that they belong to."""
+        if not isinstance(values, dict) or not values.keys() & set(PLACES):
+            return values
+        places = {key: values[key] for key in PLACES if values.get(key) is not None}
+        cluster = values.get("cluster") or {}
+        if isinstance(cluster, ClusterSettings):
+            cluster = cluster.model_dump(exclude_unset=True)
+        rest = {key: value for key, value in values.items() if key not in PLACES}
+        return {**rest, "cluster": {**cluster, **places}}
+
+    @property
+    def patience_seconds(self) -> float:
+        """Seconds after which a worker that computes one shard counts as hanging."""
+        if self.shard_timeout is not None:
+            return self.shard_timeout
+        return max(LEAST_PATIENCE, self.shard_size / SLOWEST_RATE)
 
     @property
     def predicted_competitors(self) -> Competitors:
@@ -176,10 +225,8 @@ def read_settings(path: Path | None, flags: Mapping[str, object]) -> CampaignSet
     """
     merged: dict[str, Any] = {} if path is None else _read_toml(path)
     given = {key: value for key, value in flags.items() if value is not None and value != []}
-    if "scheduler" in given and "workers" not in given:
-        merged.pop("workers", None)
-    if "workers" in given and "scheduler" not in given:
-        merged.pop("scheduler", None)
+    places: dict[str, Any] = {key: given.pop(key) for key in PLACES if key in given}
+    merged["cluster"] = replace_place(merged.get("cluster", ClusterSettings()), **places)
     if "references" in given:
         merged.pop("competitors", None)
         merged.pop("functional", None)
@@ -193,8 +240,6 @@ def read_settings(path: Path | None, flags: Mapping[str, object]) -> CampaignSet
     ):
         if key not in merged:
             raise ConfigurationError(f"no {key} given; {remedy} or the key {key} in a TOML file")
-    if merged.get("scheduler") is not None and merged.get("workers") is not None:
-        raise ConfigurationError("workers and scheduler exclude each other; give one of them")
     if merged.get("references") is None and merged.get("functional") is not None:
         raise ConfigurationError(
             "functional says how the energies of references were calculated, and none are given; "
@@ -236,11 +281,12 @@ def write_settings(settings: CampaignSettings, comments: tuple[str, ...] = ()) -
         comments: Lines to put above, without the leading `#`.
     """
     lines = [f"# {line}" for line in comments]
-    for key, value in settings.model_dump(mode="json", exclude_none=True).items():
+    values = settings.model_dump(mode="json", exclude_none=True, exclude={"cluster"})
+    for key, value in values.items():
         # JSON strings and lists are TOML too, but for the one control character JSON lets through.
         written = json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
         lines.append(f"{key} = {written}")
-    return "\n".join(lines) + "\n"
+    return "\n".join(lines) + "\n" + write_cluster(settings.cluster)
 
 
 def _read_toml(path: Path) -> dict[str, Any]:
@@ -253,7 +299,7 @@ def _read_toml(path: Path) -> dict[str, Any]:
         ) from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigurationError(f"{path} is not valid TOML: {error}") from error
-    known = tuple(CampaignSettings.model_fields)
+    known = (*CampaignSettings.model_fields, *PLACES)
     read: dict[str, Any] = {}
     for key, value in raw.items():
         name = key.replace("-", "_")
@@ -263,6 +309,11 @@ def _read_toml(path: Path) -> dict[str, Any]:
                 f"valid keys: {', '.join(known)}"
             )
         read[name] = value
+    places = {key: read.pop(key) for key in PLACES if key in read}
+    table = read.get("cluster", {})
+    if places and isinstance(table, Mapping):
+        table = {**table, **places}
+    read["cluster"] = read_cluster(table, str(path))
     return read
 
 

@@ -40,7 +40,10 @@ def test_flag_wins_over_file_and_file_over_default(tmp_path: Path) -> None:
         ('prototype = []\nout = "a"', "prototype"),
         ('out = "a"', "no prototype given; give --prototype"),
         ('prototype = "B2"', "no out given; give --out"),
-        ('prototype = "B2"\nout = "a"\nworkers = 2\nscheduler = "tcp://x:1"', "exclude each other"),
+        ('prototype = "B2"\nout = "a"\nworkers = 2\nscheduler = "tcp://x:1"', "would start others"),
+        ('prototype = "B2"\nout = "a"\n[cluster]\ntipe = "slurm"', 'did you mean "type"'),
+        ('prototype = "B2"\nout = "a"\n[cluster]\ntype = "slurm"', "needs cores and memory"),
+        ('prototype = "B2"\nout = "a"\nkeep-top = 0', "keep_top = 0"),
         ("prototype = ", "not valid TOML"),
     ],
 )
@@ -68,8 +71,8 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 def test_a_flag_for_workers_replaces_the_scheduler_of_the_file(tmp_path: Path) -> None:
     file = write(tmp_path / "c.toml", 'prototype = "B2"\nout = "a"\nscheduler = "tcp://x:1"\n')
     settings = read_settings(file, {"workers": 0})
-    assert settings.scheduler is None
-    assert settings.workers == 0
+    assert settings.cluster.scheduler is None
+    assert settings.cluster.workers == 0
 
 
 @hypothesis.settings(deadline=None)
