@@ -91,6 +91,11 @@ def locked(folder: Path, note: Callable[[str], None]) -> Iterator[None]:
             path.unlink(missing_ok=True)
 
 
+def read_holder(folder: Path) -> Holder | None:
+    """Return who holds the lock of a folder; None if nobody does, or if it cannot be read."""
+    return _read(folder / LOCK_NAME)
+
+
 def _write_new(path: Path, holder: Holder) -> bool:
     """Write the lock, unless there is one."""
     try:
