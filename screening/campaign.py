@@ -366,7 +366,9 @@ def _hire_workers(settings: CampaignSettings, observer: Observer) -> Iterator[Wo
             from screening.cluster.tasks import map_tasks
 
             if not hired:
-                client = stack.enter_context(connect(count_workers(settings), settings.cluster.scheduler))
+                client = stack.enter_context(
+                    connect(count_workers(settings), settings.cluster.scheduler)
+                )
                 if settings.cluster.scheduler is not None:
                     await_worker(client, settings.cluster.scheduler, observer.note)
                 observer.watch_at(client.dashboard_link)

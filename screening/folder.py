@@ -42,6 +42,23 @@ from screening.lock import locked
 _OF_THE_HULL: Final = ("references", "competitors", "compete", "stable_within")
 """Settings in which a campaign may differ from one whose predictions it takes over."""
 
+BEST: Final = 10
+"""Rows that a receipt shows."""
+
+BEST_COLUMNS: Final = (
+    "prototype",
+    "candidate",
+    "formula",
+    "formation_enthalpy_ev_per_atom",
+    "energy_above_hull_ev_per_atom",
+    "energy_above_hull_std_ev_per_atom",
+    "p_stable",
+)
+"""Columns of the rows that a receipt shows, as in `screening.columns.SHARD`."""
+
+STD_EDGES: Final = tuple(number / 100 for number in range(21))
+"""Lower ends of the bins of `Receipt.std_histogram`, eV/atom."""
+
 MANIFEST_FORMAT: Final = 3
 """3 since tables have energies above hull."""
 
@@ -50,33 +67,68 @@ MANIFEST_FORMAT: Final = 3
 class Receipt:
     """What a worker says of a shard that it has written.
 
+    Candidates are enumerated; conditions remove some before they are scored; the others are scored
+    or fail; further conditions remove some of these; of the scored ones among the rest only so many
+    are kept if the campaign keeps no more of a shard, and the others are dropped.
+
     Attributes:
         shard: The shard.
-        candidates: Rows of the table: scored and failed.
+        campaign: Hash of the campaign's identity; see `RunFolder.campaign`.
+        candidates: Rows of the table: scored ones that are kept, and failed ones.
         failed: Rows that could not be scored.
+        scored: Candidates that were scored, those that conditions removed afterwards too.
+        dropped: Candidates that were scored and met all conditions, but are not kept.
+        below_hull: Of those that were scored and met all conditions, kept or not, how many have an
+            energy above hull of at most 0.
+        probable: How many of them have a probability of at least one half.
+        std_histogram: How many of them have a standard deviation of the formation enthalpy between
+            each of `STD_EDGES` and the next; the last number has no upper limit.
+        reasons: How many rows failed, by reason.
+        best: The best rows of the shard in the campaign's order, `BEST` at most, with the columns
+            `BEST_COLUMNS`.
         removed: By condition, how many candidates it removed, and to how many of those left it
             does not apply; in the order in which the conditions were tested.
         seconds: Time of each stage on the worker.
         sha256: Checksum of the table's file.
         device: Where it was computed.
         precision: Arithmetic of the networks' matrix products.
+        threads: Threads of arithmetic.
         host: Name of the machine.
+        worker: Name or address of the worker; "driver" in the process of the command.
+        finished: When, in ISO format with time zone; for people only.
     """
 
     shard: Shard
+    campaign: str
     candidates: int
     failed: int
+    scored: int
+    dropped: int
+    below_hull: int
+    probable: int
+    std_histogram: tuple[int, ...]
+    reasons: Mapping[str, int]
+    best: tuple[Mapping[str, Any], ...]
     removed: Mapping[str, Mapping[str, int]]
     seconds: Mapping[str, float]
     sha256: str
     device: str
     precision: str
+    threads: int
     host: str
+    worker: str
+    finished: str
 
     @property
     def enumerated(self) -> int:
-        """All candidates of the shard, those removed by conditions too."""
-        return self.candidates + sum(each["removed"] for each in self.removed.values())
+        """All candidates of the shard, those removed by conditions and those not kept too."""
+        gone = sum(each["removed"] for each in self.removed.values())
+        return self.candidates + self.dropped + gone
+
+    @property
+    def ranked(self) -> int:
+        """Candidates that were scored and met all conditions, kept or not."""
+        return self.candidates - self.failed + self.dropped
 
 
 class RunFolder:
@@ -200,6 +252,11 @@ class RunFolder:
         return read
 
     @property
+    def campaign(self) -> str:
+        """Hash of the campaign's identity, which its receipts carry."""
+        return hash_identity(self.manifest["campaign"])
+
+    @property
     def shards(self) -> tuple[Shard, ...]:
         """The grid of shards that the manifest fixes."""
         return tuple(Shard(*each) for each in self.manifest["shards"])
@@ -296,13 +353,26 @@ class RunFolder:
         table = self.table_path(shard)
         try:
             raw = json.loads(self.receipt_path(shard).read_text(encoding="utf-8"))
-            receipt = Receipt(**raw | {"shard": Shard(**raw["shard"])})
+            receipt = Receipt(
+                **raw
+                | {
+                    "shard": Shard(**raw["shard"]),
+                    "best": tuple(raw["best"]),
+                    "std_histogram": tuple(raw["std_histogram"]),
+                }
+            )
             whole = receipt.shard == shard and receipt.sha256 == _checksum(table)
             if whole and pq.read_metadata(table).num_rows == receipt.candidates:
                 return receipt
         except (OSError, ValueError, TypeError, KeyError):
             return None
         return None
+
+
+def hash_identity(identity: Mapping[str, Any]) -> str:
+    """Return the SHA-256 of a campaign's identity, whatever the order of its keys."""
+    text = json.dumps(identity, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def write_csv(table: pa.Table, path: Path) -> None:

@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import platform
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import torch
 from numpy.typing import NDArray
@@ -32,10 +35,11 @@ from screening.enumerate import Candidates, Shard, enumerate_candidates
 from screening.errors import InputDataError
 from screening.features.schema import FEATURES
 from screening.featurize import featurize_candidates, find_failures, open_featurizer
-from screening.folder import Receipt, RunFolder
+from screening.folder import BEST, BEST_COLUMNS, STD_EDGES, Receipt, RunFolder
 from screening.known import KnownCompounds, tabulate_known
 from screening.manifest import STAGES
 from screening.phases import Phases
+from screening.rank import rank_again
 from screening.requirements import Requirement, apply_requirements, parse_requirement
 from screening.score import (
     LoadedModel,
@@ -44,6 +48,7 @@ from screening.score import (
     pick_device,
     score_candidates,
 )
+from screening.settings import RankBy
 from screening.shards import tabulate_shard
 from screening.stability import Placement, place_on_hull
 
@@ -54,6 +59,9 @@ if TYPE_CHECKING:
 
 SITE: Final = "site_"
 """How the columns of the elements on the roles begin."""
+
+DRIVER: Final = "driver"
+"""What a receipt calls the worker if the command's own process computed the shard."""
 
 BLOCK: Final = 8_192
 """Candidates featurized and scored at once: 9 MB of features."""
@@ -77,6 +85,9 @@ class ShardTask:
             given.
         stable_within: Energy above hull that still counts as stable, eV/atom.
         require: Conditions that candidates must meet.
+        rank_by: The campaign's order, which decides what is kept.
+        keep_top: How many of the scored candidates are kept; None keeps all.
+        campaign: Hash of the campaign's identity, for the receipt.
         scored: Table of the same shard, computed earlier with other competitors, whose scores are
             taken over; None computes them.
     """
@@ -93,10 +104,13 @@ class ShardTask:
     references: Path | None = None
     stable_within: float = 0.05
     require: tuple[str, ...] = ()
+    rank_by: RankBy = RankBy.P_STABLE
+    keep_top: int | None = None
+    campaign: str = ""
     scored: Path | None = None
 
 
-def screen_shard(task: ShardTask, worker: int = 0) -> Receipt:
+def screen_shard(task: ShardTask, worker: int = 0, name: str = DRIVER) -> Receipt:
     """Compute a shard and write it.
 
     Models, tessellations and competing phases stay loaded from one call to the next.
@@ -104,6 +118,7 @@ def screen_shard(task: ShardTask, worker: int = 0) -> Receipt:
     Args:
         task: What to compute.
         worker: Number of the worker, which picks its GPU where there are several.
+        name: What the receipt calls the worker.
 
     Returns:
         The receipt, which is also written beside the shard's table.
@@ -155,16 +170,33 @@ def screen_shard(task: ShardTask, worker: int = 0) -> Receipt:
         table = table.filter(pa.array(_test(after, _with_all_sites(table, after), removed)))
         folder = RunFolder(task.folder)
         checksum = folder.write_shard(table, task.shard)
+    kept_rows = table.filter(pc.is_null(table["reason"]))
     receipt = Receipt(
         task.shard,
+        campaign=task.campaign,
         candidates=len(table),
-        failed=len(table) - table["reason"].null_count,
+        failed=len(table) - len(kept_rows),
+        scored=int(np.isfinite(scores.mean).sum()),
+        dropped=0,
+        below_hull=_count(pc.less_equal(kept_rows["energy_above_hull_ev_per_atom"], 0.0)),
+        probable=_count(pc.greater_equal(kept_rows["p_stable"], 0.5)),
+        std_histogram=_count_stds(kept_rows["formation_enthalpy_std_ev_per_atom"].to_numpy()),
+        reasons=dict(Counter(table["reason"].drop_null().to_pylist())),
+        best=tuple(
+            rank_again(kept_rows, [task.shard.prototype], task.rank_by)
+            .slice(0, BEST)
+            .select(list(BEST_COLUMNS))
+            .to_pylist()
+        ),
         removed=removed,
         seconds={stage: round(each, 6) for stage, each in clock.seconds.items()},
         sha256=checksum,
         device=_name_device(device),
         precision=str(loaded.scorer.dtype).removeprefix("torch."),
+        threads=torch.get_num_threads(),
         host=platform.node(),
+        worker=name,
+        finished=datetime.now(UTC).isoformat(timespec="seconds"),
     )
     folder.write_receipt(receipt)
     return receipt
@@ -304,6 +336,15 @@ def _test(
             "not_applicable": outcome.not_applicable,
         }
     return keep
+
+
+def _count(flags: pa.ChunkedArray) -> int:
+    return int(pc.sum(flags).as_py() or 0)
+
+
+def _count_stds(stds: NDArray[np.float64]) -> tuple[int, ...]:
+    counts, _ = np.histogram(stds, (*STD_EDGES, np.inf))
+    return tuple(counts.tolist())
 
 
 class _Clock:

@@ -6,11 +6,16 @@ import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 import pytest
 from typer.testing import CliRunner, Result
+
+if TYPE_CHECKING:
+    from screening.enumerate import Shard
+    from screening.folder import Receipt
 
 UNSEEN = "Cs"
 """An element that the tiny model's card does not list."""
@@ -150,6 +155,39 @@ def screening() -> Callable[..., Result]:
         return CliRunner().invoke(app, [str(argument) for argument in arguments])
 
     return call
+
+
+@pytest.fixture
+def make_receipt() -> Callable[..., Receipt]:
+    """Make the receipt of a shard of ten scored candidates, of which none is gone."""
+    from screening.folder import STD_EDGES, Receipt
+
+    def make(shard: Shard, **changes: Any) -> Receipt:
+        values: dict[str, Any] = {
+            "campaign": "",
+            "candidates": 10,
+            "failed": 0,
+            "dropped": 0,
+            "below_hull": 0,
+            "probable": 0,
+            "std_histogram": (0,) * len(STD_EDGES),
+            "reasons": {},
+            "best": (),
+            "removed": {},
+            "seconds": {},
+            "sha256": "",
+            "device": "cpu",
+            "precision": "float32",
+            "threads": 1,
+            "host": "host",
+            "worker": "driver",
+            "finished": "2026-01-01T00:00:00+00:00",
+        }
+        values |= changes
+        scored = values["candidates"] - values["failed"] + values["dropped"]
+        return Receipt(shard, **{"scored": scored} | values)
+
+    return make
 
 
 @pytest.fixture

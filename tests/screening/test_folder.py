@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,8 @@ from screening.columns import SHARD
 from screening.enumerate import Shard
 from screening.errors import ConfigurationError, FolderInUseError, OutputError
 from screening.folder import Receipt, RunFolder
+
+MakeReceipt = Callable[..., Receipt]
 
 IDENTITY: dict[str, Any] = {
     "model": "abc",
@@ -118,7 +121,7 @@ def test_a_folder_in_use_is_refused_and_left_alone(tmp_path: Path) -> None:
     assert not being_written.exists()
 
 
-def write_shard(folder: RunFolder, shard: Shard, rows: int = 3) -> None:
+def write_shard(folder: RunFolder, shard: Shard, make_receipt: MakeReceipt, rows: int = 3) -> None:
     import pyarrow as pa
 
     types = {c.name: pa.type_for_alias(c.dtype) for c in SHARD.columns if c.required}
@@ -135,26 +138,26 @@ def write_shard(folder: RunFolder, shard: Shard, rows: int = 3) -> None:
     }
     table = pa.Table.from_pylist([row] * rows, schema=schema)
     checksum = folder.write_shard(table, shard)
-    folder.write_receipt(
-        Receipt(shard, rows, rows, {}, {"write": 0.1}, checksum, "cpu", "float32", "host")
-    )
+    folder.write_receipt(make_receipt(shard, candidates=rows, failed=rows, sha256=checksum))
 
 
-def test_receipts_come_back(tmp_path: Path) -> None:
+def test_receipts_come_back(tmp_path: Path, make_receipt: MakeReceipt) -> None:
     folder = claim(tmp_path)
     shard = folder.shards[0]
     assert folder.read_receipts([shard]) == ()
-    write_shard(folder, shard)
+    write_shard(folder, shard, make_receipt)
     (receipt,) = folder.read_receipts([shard])
     assert receipt.shard == shard
     assert receipt.candidates == 3
 
 
 @pytest.mark.parametrize("damage", ["truncate", "remove", "other_rows", "receipt", "other_range"])
-def test_harmed_shards_do_not_count_as_finished(tmp_path: Path, damage: str) -> None:
+def test_harmed_shards_do_not_count_as_finished(
+    tmp_path: Path, damage: str, make_receipt: MakeReceipt
+) -> None:
     folder = claim(tmp_path)
     shard = folder.shards[0]
-    write_shard(folder, shard)
+    write_shard(folder, shard, make_receipt)
     table, receipt = folder.table_path(shard), folder.receipt_path(shard)
     if damage == "truncate":
         table.write_bytes(table.read_bytes()[:-20])

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -47,9 +48,9 @@ def test_environment_names_the_versions_that_numbers_depend_on() -> None:
     assert packages["numpy"] == np.__version__
 
 
-def test_stage_rates_are_per_second_of_a_worker() -> None:
+def test_stage_rates_are_per_second_of_a_worker(make_receipt: Callable[..., Receipt]) -> None:
     receipts = [
-        Receipt(Shard(n, "B2", 0, 9), 50, 0, {}, dict.fromkeys(STAGES, 0.5), "", "cpu", "f", "h")
+        make_receipt(Shard(n, "B2", 0, 9), candidates=50, seconds=dict.fromkeys(STAGES, 0.5))
         for n in range(2)
     ]
     assert sum_stages(receipts)["irnet"] == {

@@ -1,11 +1,15 @@
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 
 from prototypes import element_pool
 from screening.enumerate import Shard
 from screening.folder import Receipt
 from screening.progress import CampaignProgress, describe_pools
+
+MakeReceipt = Callable[..., Receipt]
 
 
 def test_the_default_pool_says_what_it_leaves_out() -> None:
@@ -20,19 +24,20 @@ def test_pools_are_named_by_role() -> None:
     assert lines[1] == "elements on X: 2 (O S)"
 
 
-def make_receipt(number: int, candidates: int, removed: int = 0) -> Receipt:
-    gone = {"charge_neutral": {"removed": removed, "not_applicable": 0}}
-    shard = Shard(number, "B2", 40 * number, 40 * (number + 1))
-    return Receipt(shard, candidates, 0, gone, {}, "", "cpu", "float32", "host")
+def make_shard(number: int) -> Shard:
+    return Shard(number, "B2", 40 * number, 40 * (number + 1))
 
 
-def test_progress_counts_only_what_this_run_computes(capsys: pytest.CaptureFixture[str]) -> None:
+def test_progress_counts_only_what_this_run_computes(
+    capsys: pytest.CaptureFixture[str], make_receipt: MakeReceipt
+) -> None:
+    gone = {"charge_neutral": {"removed": 30, "not_applicable": 0}}
     with CampaignProgress() as progress:
         progress.begin({"B2": 100}, {"A": (3, 11)}, done=60)
         progress.watch_at("http://127.0.0.1:8787/status")
         progress._started -= 4.0
-        progress.advance(make_receipt(0, 10, removed=30))
-        progress.advance(make_receipt(1, 0))
+        progress.advance(make_receipt(make_shard(0), removed=gone))
+        progress.advance(make_receipt(make_shard(1), candidates=0))
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 5  # a shard without candidates is no news
     assert lines[0] == "100 candidates: B2 100"
@@ -41,7 +46,9 @@ def test_progress_counts_only_what_this_run_computes(capsys: pytest.CaptureFixtu
     assert lines[4] == "100 of 100 candidates, 10 candidates/s, 0 s left"
 
 
-def test_competing_phases_are_counted_before_candidates(capsys: pytest.CaptureFixture[str]) -> None:
+def test_competing_phases_are_counted_before_candidates(
+    capsys: pytest.CaptureFixture[str], make_receipt: MakeReceipt
+) -> None:
     with CampaignProgress() as progress:
         progress.begin({"B2": 10}, {"A": (3, 11)}, done=0)
         progress.begin_competitors({"rocksalt": 1000, "fluorite": 234}, left=2, tasks=3)
@@ -49,7 +56,7 @@ def test_competing_phases_are_counted_before_candidates(capsys: pytest.CaptureFi
         progress.advance_competitors()
         progress.advance_competitors()
         progress._started -= 2.0
-        progress.advance(make_receipt(0, 10))
+        progress.advance(make_receipt(make_shard(0)))
     lines = capsys.readouterr().err.splitlines()
     assert lines[0] == "10 candidates: B2 10"
     assert lines[2] == "competing phases to predict first: 1,234 of 2 structure types"
