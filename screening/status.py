@@ -14,8 +14,8 @@ import re
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -46,6 +46,9 @@ MOST_BEST: Final = 10
 
 MOST_QUARANTINED: Final = 100
 """Quarantined shards that a status names; all of them are counted."""
+
+MOST_WORKERS: Final = 200
+"""Workers that a status lists; all of them are counted."""
 
 MOST_REASONS: Final = 100
 """Reasons of failures that are told apart."""
@@ -173,7 +176,8 @@ class CampaignStatus(_Part):
         quarantined: Why, by number of the shard; the first `MOST_QUARANTINED` of them.
         reasons: Failed candidates by reason.
         stages: The stages in order.
-        workers: The workers, by name.
+        workers_seen: Workers that are connected or finished a shard.
+        workers: `MOST_WORKERS` of them, by name; those that are connected go before the others.
         best: The best rows so far, best first.
         ranked_by: Their order.
         std_histogram: Candidates by standard deviation of the formation enthalpy, in the bins of
@@ -208,6 +212,7 @@ class CampaignStatus(_Part):
     quarantined: Mapping[int, str]
     reasons: Mapping[str, Count]
     stages: Mapping[str, StageStatus]
+    workers_seen: Count
     workers: tuple[WorkerStatus, ...]
     best: tuple[BestRow, ...]
     ranked_by: RankBy
@@ -386,6 +391,7 @@ class StatusTracker:
                     )
                     for name, seconds in self._seconds.items()
                 },
+                workers_seen=len(self._workers.keys() | self._connected.keys()),
                 workers=self._list_workers(),
                 best=tuple(self._best),
                 ranked_by=self._order,
@@ -438,10 +444,11 @@ class StatusTracker:
         self._reasons[reason] += count
 
     def _list_workers(self) -> tuple[WorkerStatus, ...]:
-        names = sorted({*self._workers, *self._connected}, key=_natural)
+        gone = sorted(self._workers.keys() - self._connected.keys(), key=_natural)
+        there = sorted(self._connected, key=_natural)
         return tuple(
             self._workers.get(name, _Worker()).describe(name, self._connected.get(name))
-            for name in names
+            for name in sorted((there + gone)[:MOST_WORKERS], key=_natural)
         )
 
 
@@ -449,8 +456,8 @@ class StatusWriter:
     """Writes where a campaign stands into its result folder, about once a second.
 
     A thread of its own takes a snapshot, writes `status.json` and hands the snapshot to whoever
-    listens. On leaving, listeners get the last snapshot and the file is removed: what is in the
-    folder says the same then. A status that cannot be written or told never ends a campaign.
+    listens. On leaving, the file is removed: manifest and receipts say the same then. A status that
+    cannot be written never ends a campaign.
 
     Args:
         folder: The result folder.
@@ -471,14 +478,22 @@ class StatusWriter:
         self._note = note
         self._seconds = seconds
         self._listeners: list[Listener] = []
+        self._telling = threading.Lock()
         self._stopping = threading.Event()
         self._noted = False
         self._last = State.STOPPED
         self._thread = threading.Thread(target=self._run, name="status", daemon=True)
 
-    def tell(self, listener: Listener) -> None:
-        """Hand every snapshot from now on to a listener, on the thread of this writer."""
+    @contextmanager
+    def telling(self, listener: Listener) -> Iterator[None]:
+        """Hand snapshots to a listener, on the thread of this writer; the last one on leaving."""
         self._listeners.append(listener)
+        try:
+            yield
+        finally:
+            with self._telling:
+                self._listeners.remove(listener)
+            listener(self._tracker.snapshot(self._last))
 
     def end(self, state: State) -> None:
         """Say what the last snapshot is to call the campaign; otherwise it is stopped."""
@@ -499,12 +514,9 @@ class StatusWriter:
         while not self._stopping.wait(self._seconds):
             status = self._tracker.snapshot()
             self._write(status)
-            self._tell(status)
-        self._tell(self._tracker.snapshot(self._last))
-
-    def _tell(self, status: CampaignStatus) -> None:
-        for listener in self._listeners:
-            listener(status)
+            with self._telling:
+                for listener in self._listeners:
+                    listener(status)
 
     def _write(self, status: CampaignStatus) -> None:
         temporary = self._path.with_name(f".{self._path.name}.{os.getpid()}.tmp")
