@@ -364,6 +364,7 @@ def _hire_workers(settings: CampaignSettings, observer: Observer) -> Iterator[Wo
                 return
             from screening.cluster.client import await_worker, connect
             from screening.cluster.tasks import map_tasks
+            from screening.local_tasks import take_results
 
             if not hired:
                 client = stack.enter_context(
@@ -373,7 +374,7 @@ def _hire_workers(settings: CampaignSettings, observer: Observer) -> Iterator[Wo
                     await_worker(client, settings.cluster.scheduler, observer.note)
                 observer.watch_at(client.dashboard_link)
                 hired.append(client)
-            yield from map_tasks(hired[0], function, tasks)
+            yield from take_results(map_tasks(hired[0], function, tasks))
 
         yield work
 

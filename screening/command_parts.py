@@ -213,11 +213,12 @@ def run_in_parallel(workers: int | None, scheduler: str | None) -> ParallelMap |
             return
         from screening.cluster.client import connect
         from screening.cluster.tasks import map_tasks
+        from screening.local_tasks import take_results
         from screening.settings import count_cores
 
         with connect(workers or count_cores(), scheduler) as client:
             say(f"dashboard: {client.dashboard_link}")
-            yield from map_tasks(client, function, tasks)
+            yield from take_results(map_tasks(client, function, tasks, note=say))
 
     return run
 

@@ -30,7 +30,7 @@ class ExitCode(IntEnum):
     OUTPUT = 5
     """The output cannot be written: no permission, disk full."""
     WORKERS = 6
-    """Workers were killed, most often for lack of memory; finished work is kept."""
+    """Workers or the scheduler died, most often for lack of memory; finished work is kept."""
     INTERRUPTED = 130
     """Ctrl-C; finished work is kept."""
 
@@ -87,6 +87,18 @@ class OutputError(ScreeningError, OSError):
 
 class WorkerKilledError(ScreeningError, RuntimeError):
     """Workers died again and again on the same task, most often for lack of memory."""
+
+    exit_code = ExitCode.WORKERS
+
+
+class WorkersGoneError(ScreeningError, RuntimeError):
+    """A cluster has had no workers for too long."""
+
+    exit_code = ExitCode.WORKERS
+
+
+class SchedulerLostError(ScreeningError, ConnectionError):
+    """The Dask scheduler ended, or the connection to it was cut."""
 
     exit_code = ExitCode.WORKERS
 
