@@ -9,6 +9,7 @@ only what happens there is counted.
 
 from __future__ import annotations
 
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator
@@ -162,6 +163,7 @@ class _News(NamedTuple):
 
 
 _DONE: Final = "done"
+_NOTE: Final = "note"
 
 
 class _Shift(Generic[Task, Result]):
@@ -282,6 +284,8 @@ class _Shift(Generic[Task, Result]):
     def _act_on(self, news: _News) -> Iterator[Done[Task, Result] | Lost[Task]]:
         if news.topic == _DONE:
             yield from self._finish(news.content, news.time)
+        elif news.topic == _NOTE:
+            self.note(news.content)
         elif news.topic == STARTED:
             attempt = self.running.get(news.content["key"])
             if attempt is not None:
@@ -369,25 +373,26 @@ class _Shift(Generic[Task, Result]):
             )
 
     def _restart(self, place: _Place) -> None:
-        """Take back what a worker was given, and have its nanny replace it."""
+        """Take back what a worker was given, and have its nanny replace it meanwhile."""
         self.places.pop(place.address, None)
         self.barred.add(place.address)
         self._take_back(place.given)
+        threading.Thread(target=self._replace, args=(place,), daemon=True).start()
+
+    def _replace(self, place: _Place) -> None:
+        """Restart a worker, and wait for it: in a thread of its own."""
+        remedy = None
         try:
-            self.client.restart_workers(
-                [place.address], timeout=RESTART_SECONDS, raise_for_error=False
-            )
+            self.client.restart_workers([place.address], timeout=RESTART_SECONDS)
         except ValueError:
-            self.note(
-                f"{place} does not answer and has no nanny to restart it; it gets no more tasks: "
-                "end it by hand"
-            )
+            remedy = "has no nanny that could restart it"
         except KeyError:
             pass  # it is gone already
-        except OSError as error:
-            if self.client.status != "running":
-                raise self._lost_scheduler() from error
-            self.note(f"{place} does not answer and cannot be restarted ({error})")
+        except Exception as error:
+            remedy = f"cannot be restarted ({describe_error(error)})"
+        if remedy is not None:
+            text = f"{place} hangs and {remedy}; it gets no more tasks: end it by hand"
+            self.news.put(_News(_NOTE, text, time.monotonic()))
 
     def _count_failure(
         self, job: _Job[Task], reason: str, error: BaseException | None = None
