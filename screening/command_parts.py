@@ -201,6 +201,8 @@ def check_device(device: str) -> str:
 def run_in_parallel(workers: int | None, scheduler: str | None) -> ParallelMap | None:
     """Return what runs tasks on Dask workers; None where this process is to compute them.
 
+    The tasks need no GPU: local workers get none.
+
     Args:
         workers: Local workers; None for one per core, 0 for none.
         scheduler: Address of a running scheduler instead.
@@ -211,12 +213,16 @@ def run_in_parallel(workers: int | None, scheduler: str | None) -> ParallelMap |
     def run(function: Callable[[Any, int], Any], tasks: Sequence[Any]) -> Iterator[Any]:
         if not tasks:
             return
-        from screening.cluster.client import connect
+        from screening.cluster.client import connect, probe_workers
         from screening.cluster.tasks import map_tasks
+        from screening.cluster_settings import ClusterSettings, replace_place
         from screening.local_tasks import take_results
-        from screening.settings import count_cores
 
-        with connect(workers or count_cores(), scheduler) as client:
+        place = replace_place(
+            ClusterSettings(), workers=workers if scheduler is None else None, scheduler=scheduler
+        )
+        with connect(place, say, device="cpu") as client:
+            probe_workers(client, None, say)
             say(f"dashboard: {client.dashboard_link}")
             yield from take_results(map_tasks(client, function, tasks, note=say))
 

@@ -430,16 +430,16 @@ def train_on_cluster(scheduler: str) -> MemberMap:
     """
 
     def run(function: Callable[[MemberTask], Member], tasks: Sequence[MemberTask]) -> list[Member]:
-        from screening.cluster.client import await_worker, connect
+        from screening.cluster.client import connect, probe_workers
         from screening.cluster.members import map_members
+        from screening.cluster_settings import ClusterSettings, replace_place
 
-        with connect(None, scheduler) as client:
-            await_worker(client, scheduler, say)
+        with connect(replace_place(ClusterSettings(), scheduler=scheduler), say) as client:
+            folder = tasks[0].folder.parent
+            folder.mkdir(parents=True, exist_ok=True)
+            probe_workers(client, folder, say)
             workers = len(client.scheduler_info(n_workers=-1)["workers"])
-            say(
-                f"{len(tasks)} networks on {workers} workers; checkpoints go to "
-                f"{tasks[0].folder.parent}, which all of them must see"
-            )
+            say(f"{len(tasks)} networks on {workers} workers; checkpoints go to {folder}")
             return map_members(client, function, tasks)
 
     return run

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from distributed import Client, Future, KilledWorker, as_completed, get_worker
 from distributed.client import FutureCancelledError
 
+from screening.cluster.client import pick_resources
 from screening.errors import WorkerKilledError
 
 if TYPE_CHECKING:
@@ -81,13 +82,14 @@ def _train_round(
     client.subscribe_topic(topic, lambda event: _pass_on(tasks, event[1][PROGRESS]))
     running: dict[Future[Member], tuple[int, str | None]] = {}
     waiting = list(missing)
+    resources = pick_resources(client)
 
     def submit(number: int) -> Future[Member]:
         workers = client.scheduler_info(n_workers=-1)["workers"]
         where: dict[str, Any] = {}
         address = None
-        if any("GPU" in each.get("resources", {}) for each in workers.values()):
-            where = {"resources": {"GPU": 1}}
+        if resources is not None:
+            where = {"resources": resources}
         else:
             taken = {each for _, each in running.values()}
             address = next((each for each in workers if each not in taken), None)
