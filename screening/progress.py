@@ -4,49 +4,54 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Final
 
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TaskID,
-    TextColumn,
-    TimeRemainingColumn,
-)
+from rich.progress import BarColumn, Progress, TaskID, TextColumn
+from rich.text import Text
+
+from screening.status import CampaignStatus
+from screening.status_screen import clean, describe_outcome, describe_progress
 
 if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from screening.enumerate import Shard
     from screening.folder import Receipt
 
 SECONDS_BETWEEN_LINES: Final = 5.0
 """Time between two lines of progress where stderr is no terminal."""
+
+MOST_SECONDS_BETWEEN_LINES: Final = 60.0
+"""The same in a campaign that takes hours: a line for every twentieth of the time so far."""
 
 MOST_SYMBOLS: Final = 20
 """Elements of a pool that are named."""
 
 
 class CampaignProgress:
-    """Draws the progress of a campaign: a bar on a terminal, plain lines elsewhere."""
+    """Draws the progress of a campaign: a bar on a terminal, plain lines elsewhere.
 
-    def __init__(self) -> None:
+    Args:
+        quiet: Say nothing but what the user must know.
+    """
+
+    def __init__(self, *, quiet: bool = False) -> None:
         self._console = Console(stderr=True)
-        self._live = sys.stderr.isatty()
-        self._bar = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[rate]}"),
-            TimeRemainingColumn(),
+        self._quiet = quiet
+        self._live = sys.stderr.isatty() and not quiet
+        self._bar = _Bar(
+            TextColumn("{task.description}", markup=False),
+            BarColumn(bar_width=20),
+            TextColumn("{task.fields[what]}", markup=False),
             console=self._console,
             disable=not self._live,
         )
         self._row: TaskID | None = None
         self._of_competitors: TaskID | None = None
         self._competitors = self._predicted = 0
-        self._total = self._done = self._computed = 0
-        self._started = self._spoken = time.monotonic()
+        self._began = self._spoken = time.monotonic()
 
     def __enter__(self) -> CampaignProgress:
         return self
@@ -58,27 +63,24 @@ class CampaignProgress:
         self, counts: Mapping[str, int], pools: Mapping[str, tuple[int, ...]], done: int
     ) -> None:
         """Say how many candidates there are, of what, and start with `done` of them finished."""
-        self._total, self._done = sum(counts.values()), done
-        self._started = self._spoken = time.monotonic()
+        total = sum(counts.values())
+        self._began = self._spoken = time.monotonic()
         each = ", ".join(f"{name} {count:,}" for name, count in counts.items())
-        self._say(f"{self._total:,} candidates: {each}")
+        self._say(f"{total:,} candidates: {each}")
         for line in describe_pools(pools):
             self._say(line)
         if done:
-            self._say(f"going on: {done:,} of {self._total:,} candidates are finished already")
+            self._say(f"going on: {done:,} of {total:,} candidates are finished already")
         self._bar.start()
-        self._row = self._bar.add_task(
-            "candidates", total=self._total, completed=done, rate="- candidates/s"
-        )
+        self._row = self._bar.add_task("candidates", total=total, completed=done, what="")
 
     def note(self, sentence: str) -> None:
-        """Say something."""
-        self._say(sentence)
+        """Say something that the user must know."""
+        self._print(sentence)
 
     def watch_at(self, dashboard: str) -> None:
-        """Say where the Dask dashboard is; time before the workers were there does not count."""
+        """Say where the Dask dashboard is."""
         self._say(f"dashboard: {dashboard}")
-        self._started = time.monotonic()
 
     def begin_competitors(self, counts: Mapping[str, int], left: int, tasks: int) -> None:
         """Say which competing phases are predicted first, `left` of so many tasks still to do."""
@@ -88,43 +90,68 @@ class CampaignProgress:
             "structure types"
         )
         self._of_competitors = self._bar.add_task(
-            "competing phases", total=tasks, completed=tasks - left, rate=""
+            "competing phases", total=tasks, completed=tasks - left, what=""
         )
 
     def advance_competitors(self) -> None:
         """Count a finished task of competing phases; candidates begin after the last."""
         self._predicted += 1
-        self._started = time.monotonic()
+        what = f"{self._predicted:,} of {self._competitors:,} tasks"
         if self._of_competitors is not None:
-            self._bar.update(self._of_competitors, completed=self._predicted)
+            self._bar.update(self._of_competitors, completed=self._predicted, what=what)
         if self._speaks(last=self._predicted == self._competitors):
-            self._say(f"competing phases: {self._predicted:,} of {self._competitors:,} tasks")
+            self._say(f"competing phases: {what}")
 
-    def advance(self, receipt: Receipt) -> None:
-        """Count the candidates of a finished shard."""
-        self._done += receipt.enumerated
-        self._computed += receipt.enumerated
-        rate = self._computed / max(time.monotonic() - self._started, 1e-9)
-        if self._row is not None:
-            self._bar.update(self._row, completed=self._done, rate=f"{rate:,.0f} candidates/s")
-        if not self._speaks(last=self._done == self._total and receipt.enumerated > 0):
-            return
-        left = (self._total - self._done) / max(rate, 1e-9)
-        self._say(
-            f"{self._done:,} of {self._total:,} candidates, {rate:,.0f} candidates/s, "
-            f"{left:,.0f} s left"
+    def lose(self, shard: Shard, reason: str) -> None:
+        """Say that a shard failed each time that it was tried, and is set aside."""
+        self._print(
+            f"shard {shard.number} ({shard.prototype}) is set aside, its candidates count as "
+            f"failed, and the others go on: {reason}"
         )
+
+    def advance(self, status: CampaignStatus | Receipt) -> None:
+        """Show where the campaign stands after one more shard."""
+        if not isinstance(status, CampaignStatus):
+            return  # until campaigns tell their status
+        progress, outcome = describe_progress(status), describe_outcome(status)
+        if self._row is not None:
+            self._bar.update(self._row, completed=status.enumerated, what=progress)
+        self._bar.show_below(outcome)
+        if self._speaks(last=status.shards_done + status.shards_quarantined == status.shards):
+            self._say(f"{progress}; {outcome}")
 
     def _speaks(self, last: bool) -> bool:
         """Say whether it is time for a line of progress, which the last step always is."""
         now = time.monotonic()
-        if self._live or (now - self._spoken < SECONDS_BETWEEN_LINES and not last):
+        pause = (now - self._began) / 20
+        pause = min(max(pause, SECONDS_BETWEEN_LINES), MOST_SECONDS_BETWEEN_LINES)
+        if self._live or (now - self._spoken < pause and not last):
             return False
         self._spoken = now
         return True
 
     def _say(self, sentence: str) -> None:
-        self._console.print(sentence, highlight=False, soft_wrap=True, markup=False)
+        if not self._quiet:
+            self._print(sentence)
+
+    def _print(self, sentence: str) -> None:
+        for line in sentence.splitlines():
+            self._console.print(clean(line), highlight=False, soft_wrap=True, markup=False)
+
+
+class _Bar(Progress):
+    """Progress with a line of text below the bars."""
+
+    _below: Text | None = None
+
+    def show_below(self, line: str) -> None:
+        """Show a line below the bars from now on."""
+        self._below = Text(line, style="dim", overflow="ellipsis", no_wrap=True)
+
+    def get_renderables(self) -> Iterable[RenderableType]:
+        yield from super().get_renderables()
+        if self._below is not None:
+            yield self._below
 
 
 def describe_pools(pools: Mapping[str, tuple[int, ...]]) -> list[str]:

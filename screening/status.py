@@ -712,7 +712,8 @@ class _Window:
         if self._first:
             self._first = False
             start, already = self._points[0]
-            self._points[0] = (max(start, now - busy), already)
+            if busy:
+                self._points[0] = (max(start, now - busy), already)
         if len(self._points) > 1 and now - self._points[-1][0] < POINT_SECONDS:
             self._points[-1] = (self._points[-1][0], done)
             return
