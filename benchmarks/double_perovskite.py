@@ -4,8 +4,8 @@
 
 Takes all crystals of the data set that are double perovskites of the space group Fm-3m, and
 predicts each twice: in its own relaxed geometry, and as a candidate of the prototype
-`double_perovskite`, where X has the coordinate 1/4. The model `mp-all-irnet17` was trained on all of
-these crystals, `mp-icsd-irnet17` on the known ones.
+`double_perovskite`, where X has the coordinate 1/4. The model `mp-all-irnet17` was trained on all
+of these crystals, `mp-icsd-irnet17` on the known ones.
 """
 
 from __future__ import annotations
