@@ -31,6 +31,8 @@ class ExitCode(IntEnum):
     """The output cannot be written: no permission, disk full."""
     WORKERS = 6
     """Workers or the scheduler died, most often for lack of memory; finished work is kept."""
+    NOT_COMPLETE = 7
+    """The campaign that was watched ended before it was complete."""
     INTERRUPTED = 130
     """Ctrl-C; finished work is kept."""
 

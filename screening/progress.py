@@ -11,14 +11,13 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.text import Text
 
-from screening.status import CampaignStatus
 from screening.status_screen import clean, describe_outcome, describe_progress
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from screening.enumerate import Shard
-    from screening.folder import Receipt
+    from screening.status import CampaignStatus
 
 SECONDS_BETWEEN_LINES: Final = 5.0
 """Time between two lines of progress where stderr is no terminal."""
@@ -109,10 +108,8 @@ class CampaignProgress:
             f"failed, and the others go on: {reason}"
         )
 
-    def advance(self, status: CampaignStatus | Receipt) -> None:
+    def advance(self, status: CampaignStatus) -> None:
         """Show where the campaign stands after one more shard."""
-        if not isinstance(status, CampaignStatus):
-            return  # until campaigns tell their status
         progress, outcome = describe_progress(status), describe_outcome(status)
         if self._row is not None:
             self._bar.update(self._row, completed=status.enumerated, what=progress)

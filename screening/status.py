@@ -30,13 +30,13 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from screening.enumerate import Shard
 from screening.errors import InputDataError
-from screening.folder import Receipt
+from screening.folder import Receipt, RunFolder
 from screening.lock import LOCK_NAME, read_holder
 from screening.rank import ONE_SIDED_90
 from screening.settings import RankBy
 
 if TYPE_CHECKING:
-    from screening.folder import RunFolder
+    from screening.lock import Holder
 
 STATUS_NAME: Final = "status.json"
 """What the driver writes into the result folder while it runs."""
@@ -67,6 +67,9 @@ POINT_SECONDS: Final = 0.25
 
 SECONDS_BETWEEN: Final = 1.0
 """Time between two snapshots."""
+
+SILENCE_SECONDS: Final = 30.0
+"""How long a driver on another machine may write nothing before it is no longer waited for."""
 
 STOP_SECONDS: Final = 5.0
 """Longest that the end of a campaign waits for its last snapshot to be told."""
@@ -261,7 +264,6 @@ class StatusTracker:
         counts: Candidates of each prototype, in order.
         shards: Shards in all.
         order: What the ranking goes by, as resolved before the first shard.
-        driver: This process; None where nobody runs the campaign.
     """
 
     def __init__(
@@ -271,14 +273,13 @@ class StatusTracker:
         counts: Mapping[str, int],
         shards: int,
         order: RankBy,
-        driver: Driver | None = None,
     ) -> None:
         self._campaign = campaign
         self._prototypes = tuple(counts)
         self._total = sum(counts.values())
         self._shards = shards
         self._order = order
-        self._driver = driver
+        self._driver: Driver | None = None
         self._lock = threading.Lock()
         self._done: set[int] = set()
         self._lost: set[int] = set()
@@ -305,6 +306,10 @@ class StatusTracker:
                 self._count(receipt)
             self._began = time.monotonic()
             self._window = _Window(self._began, self._sums["enumerated"])
+
+    def set_driver(self, driver: Driver | None) -> None:
+        """Say who runs the campaign; nobody does until it is said."""
+        self._driver = driver
 
     def begin_competitors(self, left: int, tasks: int) -> None:
         """Competing phases are to be predicted first: `left` of so many tasks are still to do."""
@@ -460,8 +465,8 @@ class StatusWriter:
     cannot be written never ends a campaign.
 
     Args:
-        folder: The result folder.
-        tracker: What to ask.
+        folder: The result folder, whose lock this process holds.
+        tracker: What to ask; it is told who holds the lock.
         note: Told once that the file cannot be written.
         seconds: Time between two snapshots.
     """
@@ -482,6 +487,7 @@ class StatusWriter:
         self._stopping = threading.Event()
         self._noted = False
         self._last = State.STOPPED
+        tracker.set_driver(_find_driver(read_holder(folder)))
         self._thread = threading.Thread(target=self._run, name="status", daemon=True)
 
     @contextmanager
@@ -552,12 +558,48 @@ def read_status(folder: RunFolder) -> CampaignStatus:
     elif holder is None or holder.is_gone():
         state = _read_end(folder.manifest)
     else:
-        driver = Driver(pid=holder.pid, host=holder.host, since=holder.started)
+        driver = _find_driver(holder)
         state = State.RUNNING if holder.host == platform.node() else State.UNKNOWN
         told = _read_told(folder.path / STATUS_NAME)
         if told is not None and told.driver == driver:
             return told.model_copy(update={"state": state})
     return _add_up(folder, driver, state)
+
+
+def follow_status(
+    path: Path, *, seconds: float = SECONDS_BETWEEN, silence: float = SILENCE_SECONDS
+) -> Iterator[CampaignStatus]:
+    """Yield where a campaign stands again and again, until it ends; the last says how.
+
+    The driver may run on another machine that shares the file system: it is taken to run as long as
+    what it writes changes.
+
+    Args:
+        path: The result folder.
+        seconds: Time between two looks.
+        silence: How long a driver on another machine may write nothing new; after that the last
+            status is `State.UNKNOWN`.
+
+    Raises:
+        ConfigurationError: The manifest cannot be read.
+    """
+    heard, alive = time.monotonic(), False
+    told: CampaignStatus | None = None
+    while True:
+        status = read_status(RunFolder(path))
+        if status.state is State.UNKNOWN:
+            if told is not None and told.elapsed_seconds != status.elapsed_seconds:
+                heard, alive = time.monotonic(), True
+            told = status
+            if time.monotonic() - heard >= silence:
+                yield status
+                return
+            if alive:
+                status = status.model_copy(update={"state": State.RUNNING})
+        yield status
+        if status.state not in (State.RUNNING, State.UNKNOWN):
+            return
+        time.sleep(seconds)
 
 
 def rank_row(row: BestRow, order: RankBy) -> tuple[float, ...]:
@@ -578,6 +620,12 @@ def rank_row(row: BestRow, order: RankBy) -> tuple[float, ...]:
     margin = np.float32(ONE_SIDED_90) * np.float32(std)
     bound = np.float32(energy) + (margin if order is RankBy.UPPER_BOUND else -margin)
     return (float(bound), energy)
+
+
+def _find_driver(holder: Holder | None) -> Driver | None:
+    if holder is None:
+        return None
+    return Driver(pid=holder.pid, host=holder.host, since=holder.started)
 
 
 def _read_told(path: Path) -> CampaignStatus | None:
@@ -601,8 +649,8 @@ def _add_up(folder: RunFolder, driver: Driver | None, state: State) -> CampaignS
         counts={name: manifest["counts"][name] for name in folder.prototypes},
         shards=len(shards),
         order=RankBy(manifest.get("ranked_by", manifest["rank_by"])),
-        driver=driver,
     )
+    tracker.set_driver(driver)
     receipts = (_read_receipt(folder, shard) for shard in shards)
     tracker.begin(receipt for receipt in receipts if receipt is not None)
     for shard in shards:
