@@ -48,6 +48,15 @@ ARCHITECTURES: dict[str, str] = {
 }
 """Named architectures of the paper's Table 1: name -> architecture string."""
 
+MOST_LAYERS = 1000
+"""Hidden layers of a network; the paper's deepest has 47."""
+
+MOST_WEIGHTS = 1_000_000_000
+"""Of the hidden layers together, 4 GB in float32; the paper's largest network has 10 million."""
+
+_DIGITS = 9
+"""Longest width or count that is read as a number at all."""
+
 _BLOCK = re.compile(
     r"(?P<width>\d+)(?P<letters>[A-Za-wyz]*)(?:x(?P<count>\d+)(?P<after>[A-Za-z]*))?"
 )
@@ -118,7 +127,19 @@ class Architecture:
             )
         if not hidden:
             raise ArchitectureError(f"architecture {text!r} has no hidden layers before its output")
-        return cls(tuple(_parse_block(part, i, text) for i, part in enumerate(hidden, start=1)))
+        blocks = tuple(_parse_block(part, i, text) for i, part in enumerate(hidden, start=1))
+        inputs = (0, *(block.width for block in blocks))
+        weights = sum(
+            block.width * (before + block.width * (block.count - 1))
+            for before, block in zip(inputs, blocks, strict=False)
+        )
+        layers = sum(block.count for block in blocks)
+        if weights > MOST_WEIGHTS or layers > MOST_LAYERS:
+            raise ArchitectureError(
+                f"architecture {text!r} has {layers:,} layers with {weights:,} weights; at most "
+                f"{MOST_LAYERS:,} layers and {MOST_WEIGHTS:,} weights make sense here"
+            )
+        return cls(blocks)
 
     @property
     def depth(self) -> int:
@@ -154,6 +175,8 @@ def _parse_block(part: str, place: int, text: str) -> Block:
         raise ArchitectureError(
             f"{where} is not <width><letters>x<count><letters>, such as 1024BARx4 or 1024BAx4R"
         )
+    if max(len(match["width"]), len(match["count"] or "")) > _DIGITS:
+        raise ArchitectureError(f"{where}: width or count has more than {_DIGITS} digits")
     letters, after = match["letters"], match["after"] or ""
     for allowed, found, side in (("BARD", letters, "before x"), ("RD", after, "after the count")):
         for letter in found:

@@ -101,21 +101,28 @@ class Member:
             scaling = Scaling(
                 mean=tensors.pop("scaling.mean").numpy(),
                 std=tensors.pop("scaling.std").numpy(),
-                clip=header["clip"],
-                target_mean=header["target_mean"],
-                target_std=header["target_std"],
+                clip=None if header["clip"] is None else float(header["clip"]),
+                target_mean=float(header["target_mean"]),
+                target_std=float(header["target_std"]),
             )
             member = cls(
-                architecture=Architecture.parse(header["architecture"]),
-                feature_names=tuple(header["feature_names"]),
+                architecture=Architecture.parse(str(header["architecture"])),
+                feature_names=tuple(map(str, header["feature_names"])),
                 scaling=scaling,
                 state=decompress(tensors),
-                record=header["record"],
+                record=dict(header["record"]),
             )
-            _ = member.network
-        except (KeyError, TypeError, RuntimeError, ValueError) as error:
+            member._check()
+        except (IndexError, KeyError, OverflowError, TypeError, RuntimeError, ValueError) as error:
             raise ModelFileError(f"{path}: weights or header do not fit ({error})") from error
         return member
+
+    def _check(self) -> None:
+        """Raise an error where weights and scaling do not make a network that predicts."""
+        self.scaling.check(len(self.feature_names))
+        for name, weights in self.network.state_dict().items():
+            if not bool(torch.isfinite(weights).all()):
+                raise ValueError(f"{name} holds values that are not finite")
 
 
 @dataclass(frozen=True, eq=False)
@@ -228,6 +235,11 @@ class Ensemble:
                     f"this version reads {_FORMAT}"
                 )
             for entry in content["members"]:
+                if Path(entry["file"]).name != entry["file"]:
+                    raise ModelFileError(
+                        f"{folder / 'ensemble.json'}: names {entry['file']!r}, which is no file of "
+                        "this folder; copy the folder again"
+                    )
                 file = folder / entry["file"]
                 if file.is_file() and file_sha256(file) != entry["sha256"]:
                     raise ModelFileError(
@@ -235,8 +247,8 @@ class Ensemble:
                         "(truncated, or of another ensemble); copy the folder again"
                     )
                 members.append(Member.load(file))
-            return cls(tuple(members), content["card"])
-        except (KeyError, TypeError) as error:
+            return cls(tuple(members), dict(content["card"]))
+        except (KeyError, TypeError, ValueError) as error:
             raise ModelFileError(
                 f"{folder / 'ensemble.json'}: lacks or garbles {error}; copy the folder again"
             ) from error

@@ -33,6 +33,14 @@ _KIND = "an irnet random forest"
 _FORMAT = 1
 _LEAF = np.iinfo(np.uint16).max
 _BLOCK_ROWS = 16384
+_STORED = {
+    "sizes": (np.int64,),
+    "feature": (np.uint16,),
+    "threshold": (np.float32,),
+    "value": (np.float32, np.float16),
+    "count": (np.uint16, np.uint32),
+}
+"""Types in which a file holds its arrays, each with one axis."""
 
 MIN_SAMPLES_SPLIT = (5, 10, 15, 20)
 TREES = (100, 150, 200)
@@ -252,6 +260,10 @@ class Forest:
                     f"{path}: written in format {header['format']}, this version reads {_FORMAT}"
                 )
             arrays = {key: tensor.numpy() for key, tensor in tensors.items()}
+            for name, kinds in _STORED.items():
+                if name in arrays and not (arrays[name].ndim == 1 and arrays[name].dtype in kinds):
+                    found = arrays[name]
+                    raise ValueError(f"{name} is {found.dtype} of shape {found.shape}")
             feature = arrays["feature"]
             leaf = feature == _LEAF
             threshold = np.full(len(feature), np.nan, dtype=np.float32)
@@ -263,16 +275,16 @@ class Forest:
                 count = np.zeros(len(feature), dtype=np.uint32)
                 count[leaf] = arrays["count"]
             forest = cls(
-                feature_names=tuple(header["feature_names"]),
+                feature_names=tuple(map(str, header["feature_names"])),
                 sizes=arrays["sizes"],
                 feature=feature,
                 threshold=threshold,
                 value=value,
                 count=count,
-                card=header["card"],
+                card=dict(header["card"]),
             )
             forest._check_structure()
-        except (KeyError, TypeError, ValueError) as error:
+        except (IndexError, KeyError, TypeError, ValueError) as error:
             raise ModelFileError(f"{path}: arrays or header do not fit ({error})") from error
         return forest
 
@@ -285,6 +297,8 @@ class Forest:
             raise ValueError("the nodes do not form whole trees")
         if (self.feature[~leaf] >= len(self.feature_names)).any():
             raise ValueError("a node splits on a feature that does not exist")
+        if not (np.isfinite(self.threshold[~leaf]).all() and np.isfinite(self.value[leaf]).all()):
+            raise ValueError("a threshold or value is not finite")
 
     def _check_finite(self, x: NDArray[np.float32]) -> None:
         if not np.isfinite(x).all():

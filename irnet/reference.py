@@ -18,6 +18,19 @@ from .storage import read_tensors, write_tensors
 _KIND = "an irnet training reference"
 FORMAT = 1
 """Of the files of references and of uncertainties."""
+_STORED = {
+    "mean": np.float32,
+    "inverse_std": np.float32,
+    "projection": np.float32,
+    "points": np.float16,
+    "column": np.int16,
+    "threshold": np.float32,
+    "value": np.float32,
+    "edges": np.float64,
+    "scores": np.float32,
+    "score_counts": np.int64,
+}
+"""Types in which files hold the arrays of references and of uncertainties."""
 _CLIP = 6.0
 _BLOCK_ROWS = 4096
 
@@ -146,7 +159,7 @@ class TrainingReference:
         arrays, header = read_arrays(path, _KIND)
         try:
             return cls.from_arrays(arrays, header)
-        except (KeyError, TypeError, ValueError) as error:
+        except (IndexError, KeyError, OverflowError, TypeError, ValueError) as error:
             raise ModelFileError(f"{path}: arrays or header do not fit ({error})") from error
 
     def arrays(self) -> dict[str, NDArray[Any]]:
@@ -257,9 +270,15 @@ def read_arrays(path: Path, kind: str) -> tuple[dict[str, NDArray[Any]], dict[st
             f"{path}: written in format {header.get('format')}, this version reads {FORMAT}"
         )
     try:
-        return {name: tensor.numpy() for name, tensor in tensors.items()}, header
+        arrays = {name: tensor.numpy() for name, tensor in tensors.items()}
     except TypeError as error:
         raise ModelFileError(f"{path}: holds a type of numbers not read here ({error})") from error
+    for name, array in arrays.items():
+        if name in _STORED and array.dtype != _STORED[name]:
+            raise ModelFileError(
+                f"{path}: {name} is {array.dtype}, expected {np.dtype(_STORED[name])}"
+            )
+    return arrays, header
 
 
 def check_arrays(arrays: Mapping[str, NDArray[Any]], shapes: Mapping[str, tuple[int, ...]]) -> None:

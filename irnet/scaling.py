@@ -61,6 +61,27 @@ class Scaling:
         target_std = float(target.std()) if scale_target else 1.0
         return cls(mean, std, clip, target_mean, target_std if target_std > 0 else 1.0)
 
+    def check(self, features: int) -> None:
+        """Check numbers that were read from a file.
+
+        Args:
+            features: How many features there should be.
+
+        Raises:
+            ValueError: A shape is another, or a number is not finite or cannot be divided by.
+        """
+        for name, array in (("mean", self.mean), ("std", self.std)):
+            if array.shape != (features,) or array.dtype != np.float64:
+                raise ValueError(
+                    f"scaling.{name} is {array.dtype} of shape {array.shape}, expected float64 of "
+                    f"({features},)"
+                )
+        numbers = (self.target_mean, self.target_std, 0.0 if self.clip is None else self.clip)
+        if not (np.isfinite(self.mean).all() and np.isfinite(self.std).all()):
+            raise ValueError("scaling holds values that are not finite")
+        if not (np.isfinite(numbers).all() and self.std.all() and self.target_std):
+            raise ValueError("clip or target scaling is not finite, or a deviation is 0")
+
     def inputs(self, features: NDArray[np.floating]) -> NDArray[np.float32]:
         """Scale and clip features (n, features) to what the network reads, float32."""
         scaled = (features - self.mean) / self.std

@@ -75,7 +75,7 @@ def read_tensors(path: Path, kind: str) -> tuple[dict[str, Tensor], dict[str, An
             metadata = file.metadata() or {}
             header = json.loads(metadata.get("header", "{}"))
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-    except (SafetensorError, ValueError) as error:
+    except (SafetensorError, ValueError, TypeError, RecursionError, OSError) as error:
         raise ModelFileError(f"{path}: truncated or not a safetensors file ({error})") from error
     if not isinstance(header, dict) or header.get("kind") != kind:
         found = header.get("kind") if isinstance(header, dict) else None
@@ -100,7 +100,7 @@ def read_json(path: Path, kind: str) -> dict[str, Any]:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise ModelFileError(f"{path}: no such file (expected {kind})") from error
-    except ValueError as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ModelFileError(f"{path}: truncated or not JSON ({error})") from error
     if not isinstance(content, dict) or content.get("kind") != kind:
         raise ModelFileError(f"{path}: is not the description of {kind}")

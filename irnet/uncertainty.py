@@ -449,6 +449,8 @@ class Uncertainty:
         arrays, header = read_arrays(path, _KIND)
         try:
             counts = arrays["score_counts"]
+            if counts.ndim != 1 or (counts < 0).any():
+                raise ValueError("score_counts holds no numbers of scores")
             uncertainty = cls(
                 level=float(header["level"]),
                 reference=TrainingReference.from_arrays(arrays, header),
@@ -467,7 +469,7 @@ class Uncertainty:
                 ),
             )
             uncertainty._check(arrays)
-        except (KeyError, TypeError, ValueError) as error:
+        except (IndexError, KeyError, OverflowError, TypeError, ValueError) as error:
             raise ModelFileError(f"{path}: arrays or header do not fit ({error})") from error
         return uncertainty
 
@@ -485,6 +487,8 @@ class Uncertainty:
         column = self._trees.column
         if column.size and not 0 <= column.min() <= column.max() < signs:
             raise ValueError("a tree reads a sign that does not exist")
+        if not np.isfinite(self._trees.start):
+            raise ValueError("start is not finite")
         if not (0 < self.factor < np.inf and 0 < self.level < 1):
             raise ValueError("factor or level is out of range")
         if arrays["score_counts"].sum() != len(arrays["scores"]):

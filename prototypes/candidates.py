@@ -16,6 +16,9 @@ from prototypes.errors import CandidateError, PoolError, RoleError
 from prototypes.formulas import FormulaWriter
 from prototypes.prototype import Prototype
 
+_MOST_CHOICES = 1_000_000
+"""Ways to choose for every role one of the classes of elements."""
+
 _BLOCK = 1 << 19
 """Indices decoded at a time: large enough for NumPy, small enough for the cache."""
 
@@ -91,6 +94,12 @@ class CandidateSpace:
         classes = Counter(
             tuple(self._member[:, number].tolist()) for number in sorted(set().union(*self.pools))
         )
+        work = prod(sum(c[role] for c in classes) for role in roles)
+        if work * len(self.prototype.role_permutations) > _MOST_CHOICES:
+            raise PoolError(
+                f"the pools of the {len(self.pools)} roles of {self.prototype.name} differ in too "
+                "many ways to count the candidates; give several roles the same pool"
+            )
         total = Fraction(0)
         for choice in product(*([c for c in classes if c[role]] for role in roles)):
             decorations = prod(

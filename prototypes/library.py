@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
@@ -15,6 +16,8 @@ from prototypes.errors import (
 )
 from prototypes.prototype import Prototype
 from prototypes.records import PrototypeRecord, normalise_name
+
+_LONGEST_NAME = 4096
 
 BUILT_IN: tuple[str, ...] = (
     "B2",
@@ -50,7 +53,14 @@ def find_prototype(name_or_path: str | Path, roles: Mapping[str, str] | None = N
         RoleError: If roles do not fit the file.
     """
     name = str(name_or_path).strip()
-    path = Path(name).expanduser()
+    if len(name) > _LONGEST_NAME:
+        raise UnknownPrototypeError(
+            f'"{name[:40]}…" is no prototype: a name or path has at most {_LONGEST_NAME:,} '
+            "characters"
+        )
+    path = Path(name)
+    with suppress(RuntimeError):  # there is no such user
+        path = path.expanduser()
     if path.suffix.lower() == ".cif":
         from prototypes.structure_file import read_prototype
 
@@ -63,9 +73,9 @@ def find_prototype(name_or_path: str | Path, roles: Mapping[str, str] | None = N
 
     entries = aflow.matching_entries(name)
     if not entries:
-        if path.is_file():
-            from prototypes.structure_file import read_prototype
+        from prototypes.structure_file import is_file, read_prototype
 
+        if is_file(path):
             return read_prototype(path, roles)
         if len(path.parts) > 1:
             raise StructureFileError(f"there is no file {path}; check the path")

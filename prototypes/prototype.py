@@ -11,7 +11,18 @@ from numpy.typing import ArrayLike, NDArray
 
 from prototypes.errors import ElementPrototypeError, RoleError, StructureFileError
 from prototypes.records import role_formula
-from prototypes.symmetry import closest_pair, primitive_cell, role_permutations
+from prototypes.symmetry import (
+    closest_pair,
+    count_lattice_points,
+    primitive_cell,
+    role_permutations,
+)
+
+LONGEST_EDGE = 1000.0
+"""Å: no cell of a prototype is longer."""
+
+_MOST_POINTS = 1_000_000
+"""Lattice points within twice the longest edge: an ordinary cell has about a thousand."""
 
 CLOSEST_SITES = 0.5
 """Sites nearer than this (Å) overlap: no two atoms of a crystal come so close."""
@@ -111,6 +122,17 @@ class Prototype:
         indices = np.array([roles.index(role) for role in site_roles], dtype=np.int64)
         if cell.shape != (3, 3) or not abs(np.linalg.det(cell)) > 1e-6:
             raise StructureFileError(f"the cell of {name} has no volume; check its cell vectors")
+        longest = float(np.linalg.norm(cell, axis=1).max())
+        if not (longest < LONGEST_EDGE and np.isfinite(coords).all()):
+            raise StructureFileError(
+                f"the cell of {name} has an edge of {longest:.3g} Å, or sites nowhere; edges are "
+                f"below {LONGEST_EDGE:g} Å"
+            )
+        if count_lattice_points(cell, 2 * longest) > _MOST_POINTS:
+            raise StructureFileError(
+                f"the cell of {name} is too long and thin, or too oblique, to find its symmetry; "
+                "give a reduced cell"
+            )
         gap, one, other = closest_pair(cell, coords)
         if gap < CLOSEST_SITES:
             raise StructureFileError(

@@ -4,6 +4,7 @@ import warnings
 from collections.abc import Mapping
 from pathlib import Path
 
+from prototypes.cif import check_cif
 from prototypes.elements import ATOMIC_NUMBERS
 from prototypes.errors import RoleError, StructureFileError, nearest_hint
 from prototypes.prototype import Prototype
@@ -11,6 +12,18 @@ from prototypes.roles import assign_roles
 
 _HYDROGEN = {"D": "H", "T": "H"}
 """Isotopes that have symbols of their own."""
+
+
+MOST_SITES = 256
+"""Sites of a cell: the largest AFLOW prototype has 105, and symmetry is found in cubic time."""
+
+
+def is_file(path: Path) -> bool:
+    """Whether a path is that of a file; a text that can be no path is not."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):  # too long a name, a NUL in it
+        return False
 
 
 def read_prototype(path: str | Path, roles: Mapping[str, str] | None = None) -> Prototype:
@@ -81,14 +94,16 @@ def _read_sites(
     path: Path,
 ) -> tuple[list[str], list[str], list[list[float]], list[list[float]]]:
     """Return symbols, labels, lattice and fractional coordinates of the one structure."""
-    if not path.is_file():
+    if not is_file(path):
         raise StructureFileError(f"there is no file {path}; check the path")
     from pymatgen.io.cif import CifParser
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what matters is checked here and raised as an error
         try:
-            parser = CifParser(str(path), occupancy_tolerance=1.0)
+            text = path.read_text(encoding="utf-8", errors="replace")
+            check_cif(text)
+            parser = CifParser.from_str(text, occupancy_tolerance=1.0)
             structures = parser.parse_structures(primitive=False, on_error="raise")
         except Exception as error:  # the parser raises what its many parts happen to raise
             reason = " ".join(str(error).split()) or type(error).__name__
@@ -101,6 +116,10 @@ def _read_sites(
             f"{path} holds {len(structures)} structures; a prototype needs a CIF with exactly one"
         )
     structure = structures[0]
+    if len(structure) > MOST_SITES:
+        raise StructureFileError(
+            f"{path} has {len(structure):,} sites; a prototype has at most {MOST_SITES}"
+        )
     for number, site in enumerate(structure, start=1):
         if not site.is_ordered:
             raise StructureFileError(

@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Final, Literal, TypeAlias, get_args
 
 import numpy as np
 import pandas as pd
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from prototypes import reduced_formula
@@ -67,6 +66,7 @@ from screening.features import Engine
 from screening.hull import find_mixtures
 from screening.model_card import DataFileEntry
 from screening.model_library import NOT_CALIBRATED, ScreeningModel
+from screening.parquet import read_frame, read_names
 from screening.phases import Phases, parse_formula
 from screening.references import References, read_references
 from screening.reliability import Predictor, join_members
@@ -503,12 +503,12 @@ def _read_columns(request: BacktestRequest) -> pd.DataFrame:
     """Read the label and the columns that divide the compounds, by id."""
     parts = []
     for path in request.data:
-        names = [str(name) for name in pq.read_schema(path).names]
+        names = read_names(path)
         if request.label is not None:
             require_columns(names, [request.label], path)
         asked = {request.label, *_GROUP_COLUMNS}
         wanted = ["id", *(name for name in names if name in asked)]
-        part = pd.read_parquet(path, columns=wanted)
+        part = read_frame(path, wanted)
         if request.label is not None:
             part[request.label] = read_energies(part[request.label], path)
         parts.append(part.assign(id=part["id"].astype(str)).set_index("id"))

@@ -18,13 +18,14 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from screening.crystal import Crystal
 from screening.errors import InputDataError, suggest
 from screening.features.schema import FEATURES
 from screening.model_card import hash_file
+from screening.parquet import read_columns, read_frame, read_names, read_numbers
+from screening.phases import LONGEST_FORMULA, shorten
 from screening.structures import STRUCTURE_COLUMNS, read_structure_table
 from screening.training_table import read_structure_types
 
@@ -292,9 +293,9 @@ def read_formulas(path: Path) -> frozenset[str]:
     """
     try:
         if path.suffix == ".parquet":
-            names = _columns(path)
+            names = read_names(path)
             require_columns(names, ["formula"], path)
-            listed = pd.read_parquet(path, columns=["formula"])["formula"].tolist()
+            listed = read_frame(path, ["formula"])["formula"].tolist()
         elif path.suffix == ".csv":
             table = pd.read_csv(path, keep_default_na=False)
             require_columns(list(table.columns), ["formula"], path)
@@ -324,13 +325,15 @@ def reduce_formula(formula: str, where: Path | None = None) -> str:
     from pymatgen.core.composition import Composition
 
     try:
+        if len(formula) > LONGEST_FORMULA:
+            raise ValueError("too long")
         composition = Composition(formula)
         if not composition.valid:
             raise ValueError("unknown element")
         return str(composition.reduced_formula)
-    except (ValueError, KeyError) as error:
+    except (ArithmeticError, LookupError, RecursionError, TypeError, ValueError) as error:
         place = f" in {where}" if where else ""
-        raise InputDataError(f"{formula!r}{place} is not a chemical formula.") from error
+        raise InputDataError(f"{shorten(formula)}{place} is not a chemical formula.") from error
 
 
 def require_columns(present: Iterable[str], needed: Iterable[str], path: Path) -> None:
@@ -401,23 +404,16 @@ def _read_types(column: pd.Series[Any], path: Path) -> list[str | None]:
     return read_structure_types(names, path)
 
 
-def _columns(path: Path) -> list[str]:
-    try:
-        return [str(name) for name in pq.read_schema(path).names]
-    except (OSError, ValueError) as error:
-        raise InputDataError(f"cannot read {path} as Parquet: {error}") from error
-
-
 def _read_file(path: Path, protocol: Protocol) -> TrainingSet:
-    columns = _columns(path)
+    columns = read_names(path)
     has_features = set(FEATURES) <= set(columns)
     light_columns = ["id", protocol.target, *([protocol.weights] if protocol.weights else [])]
     needed = ["formula"] if has_features else list(STRUCTURE_COLUMNS)
     require_columns(columns, [*light_columns, *needed], path)
     optional = [name for name in (CROSS_CHECK_COLUMN, STRUCTURE_TYPE_COLUMN) if name in columns]
-    light = pd.read_parquet(path, columns=list(dict.fromkeys([*light_columns, *optional])))
+    light = read_frame(path, list(dict.fromkeys([*light_columns, *optional])))
     source = DataFile(path.name, hash_file(path), len(light))
-    ids = light["id"].astype(str).tolist()
+    ids = [str(name) for name in read_columns(path, ["id"])["id"].to_pylist()]
     target = read_energies(light[protocol.target], path)
     weights = _read_weights(light[protocol.weights], ids, path) if protocol.weights else None
     types = (
@@ -442,16 +438,16 @@ def _read_file(path: Path, protocol: Protocol) -> TrainingSet:
         )
     drop(missing, "no energy")
     if CROSS_CHECK_COLUMN in light and protocol.cross_check_tolerance is not None:
-        difference = light[CROSS_CHECK_COLUMN].abs().to_numpy(dtype=np.float64)
+        difference = np.abs(read_energies(light[CROSS_CHECK_COLUMN], path))
         tolerance = protocol.cross_check_tolerance
         drop(
-            np.nan_to_num(difference) > tolerance,
+            np.asarray(np.nan_to_num(difference) > tolerance),
             f"energy more than {tolerance:g} eV/atom from an independent table",
         )
 
     if has_features:
-        table = pd.read_parquet(path, columns=["formula", *FEATURES])
-        features = table[list(FEATURES)].to_numpy(dtype=np.float32)
+        table = read_frame(path, ["formula", *FEATURES])
+        features = read_numbers(table[list(FEATURES)], path).astype(np.float32)
         drop(~np.isfinite(features).all(axis=1), "feature that is not finite")
         formulas = [reduce_formula(str(name), where=path) for name in table["formula"]]
         rows = np.flatnonzero(keep)

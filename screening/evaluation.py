@@ -27,6 +27,7 @@ from screening.model_card import (
     hash_file,
 )
 from screening.model_library import ScreeningModel
+from screening.parquet import read_frame
 from screening.reliability import Predictor, find_intervals, measure_reliability
 from screening.structures import read_structure_table
 
@@ -97,7 +98,7 @@ def read_evaluation_set(path: Path, target: str = DEFAULT_TARGET) -> EvaluationS
             f"{path}: {len(failures)} of {len(failures) + len(crystals)} structures cannot be "
             f"used, the first is {failures[0].id!r}: {failures[0].reason}. Remove what fails."
         )
-    table = pd.read_parquet(path)
+    table = read_frame(path)
     require_columns(list(table.columns), [target], path)
     energies = read_energies(table[target], path)
     if not np.isfinite(energies).all():

@@ -30,6 +30,7 @@ from screening.errors import InputDataError, OutputError, suggest
 from screening.features import Engine
 from screening.features.schema import FEATURES
 from screening.features.table import Failure
+from screening.parquet import read_columns, read_frame, read_names, read_numbers
 
 ENGINES: tuple[Engine, ...] = get_args(Engine)
 
@@ -284,22 +285,27 @@ def read_features(path: Path) -> Features:
     Raises:
         InputDataError: The file cannot be read or lacks a column.
     """
-    try:
-        present = [str(name) for name in pq.read_schema(path).names]
-        for column in ("id", *FEATURES):
-            if column not in present:
-                raise InputDataError(
-                    f'{path} has no column "{column}"{suggest(column, present)} '
-                    "Make the table with: screening featurize"
-                )
-        table = pq.read_table(path, columns=["id", *FEATURES])
-        failed = beside(path, "failures")
-        rows = pq.read_table(failed).to_pylist() if failed.exists() else []
-    except (OSError, pa.ArrowException) as error:
-        raise InputDataError(f"cannot read {path} as Parquet: {error}") from error
-    values = np.column_stack([table[name].to_numpy() for name in FEATURES]).astype(np.float64)
-    ids = tuple(str(name) for name in table["id"].to_pylist())
-    failures = tuple(Failure(str(row["id"]), str(row["reason"])) for row in rows)
+    present = read_names(path)
+    for column in ("id", *FEATURES):
+        if column not in present:
+            raise InputDataError(
+                f'{path} has no column "{column}"{suggest(column, present)} '
+                "Make the table with: screening featurize"
+            )
+    table = read_frame(path, ["id", *FEATURES])
+    values = read_numbers(table[list(FEATURES)], path)
+    ids = tuple(map(str, table["id"]))
+    failed = beside(path, "failures")
+    failures: tuple[Failure, ...] = ()
+    if failed.exists():
+        present = read_names(failed)
+        if not {"id", "reason"} <= set(present):
+            raise InputDataError(f"{failed} has no columns id and reason; remove it")
+        rows = read_frame(failed, ["id", "reason"])
+        failures = tuple(
+            Failure(str(name), str(reason))
+            for name, reason in zip(rows["id"], rows["reason"], strict=True)
+        )
     return Features(ids, values, ("",) * len(ids), failures)
 
 
@@ -331,7 +337,9 @@ def _collect(ids: Sequence[str], parts: Sequence[Path]) -> Features:
     reasons: dict[str, str] = {}
     read: list[str] = []
     for part in parts:
-        table = pq.read_table(part)
+        table = read_columns(part)
+        if not table.schema.equals(_PART_SCHEMA) or not set(table["id"].to_pylist()) <= {*ids}:
+            raise InputDataError(f"{part} is no part of these features; remove it and run again.")
         names = table["id"].to_pylist()
         rows = np.array([position[name] for name in names], dtype=np.int64)
         block = table["values"].combine_chunks().flatten().to_numpy(zero_copy_only=False)

@@ -193,7 +193,9 @@ def read_unit(folder: Path) -> str:
     path = folder / ENSEMBLE_NAME / "ensemble.json"
     try:
         return str(json.loads(path.read_text(encoding="utf-8"))["card"].get("unit", ENTHALPY_UNIT))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (
+        OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError
+    ) as error:  # fmt: skip
         raise ModelError(
             f"{path} is missing or damaged ({error}). Get or train the model again."
         ) from error

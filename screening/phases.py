@@ -35,6 +35,16 @@ _ABSENT: Final = 255
 _FORMAT: Final = b"phases 1"
 
 _NUMBERS: Final = ATOMIC_NUMBERS | {"D": 1, "T": 1}
+LONGEST_FORMULA: Final = 1000
+"""Signs of a formula: more are no formula, and take long to read."""
+
+LONGEST_AMOUNT: Final = 12
+"""Signs of an amount in a formula."""
+
+MOST_ATOMS: Final = 10**12
+"""Of a formula, brackets multiplied out."""
+
+_SHOWN: Final = 60
 _TOKEN: Final = re.compile(r"(?:([A-Z][a-z]?)|([(\[{])|([)\]}]))(\d+(?:\.\d*)?|\.\d+)?")
 _CLOSING: Final = {"(": ")", "[": "]", "{": "}"}
 
@@ -327,7 +337,7 @@ class Phases:
         """
         try:
             table = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
-        except (OSError, pa.ArrowInvalid) as error:
+        except (OSError, pa.ArrowException, KeyError, ValueError) as error:
             raise InputDataError(f"cannot read phases from {path}: {error}") from error
         if (table.schema.metadata or {}).get(b"format") != _FORMAT:
             raise InputDataError(f"{path} does not hold phases of this version of the program.")
@@ -399,23 +409,27 @@ def count_atoms(formula: str) -> dict[int, Fraction | int]:
         {20: 2, 7: 4, 8: 12}
     """
     text = "".join(formula.split())
+    if len(text) > LONGEST_FORMULA:
+        raise InputDataError(f"{shorten(formula)} is not a chemical formula: it is too long.")
     open_groups: list[tuple[str, dict[int, Fraction | int]]] = []
     atoms: dict[int, Fraction | int] = {}
     place = 0
     while place < len(text):
         token = _TOKEN.match(text, place)
         if token is None:
-            raise InputDataError(f"{formula!r} is not a chemical formula.")
+            raise InputDataError(f"{shorten(formula)} is not a chemical formula.")
         symbol, opening, closing, written = token.groups()
         place = token.end()
         amount: Fraction | int = 1
+        if written and len(written) > LONGEST_AMOUNT:
+            raise InputDataError(f"{shorten(formula)} is not a chemical formula.")
         if written:
             amount = int(written) if written.isdigit() else Fraction(written)
         if symbol:
             number = _NUMBERS.get(symbol)
             if number is None:
                 raise InputDataError(
-                    f"{formula!r} is not a chemical formula: there is no element {symbol!r}."
+                    f"{shorten(formula)} is not a chemical formula: there is no element {symbol!r}."
                 )
             atoms[number] = atoms.get(number, 0) + amount
         elif opening and not written:
@@ -426,10 +440,17 @@ def count_atoms(formula: str) -> dict[int, Fraction | int]:
             for number, inside in group.items():
                 atoms[number] = atoms.get(number, 0) + inside * amount
         else:
-            raise InputDataError(f"{formula!r} is not a chemical formula.")
+            raise InputDataError(f"{shorten(formula)} is not a chemical formula.")
     if open_groups or not atoms or not all(atoms.values()):
-        raise InputDataError(f"{formula!r} is not a chemical formula.")
+        raise InputDataError(f"{shorten(formula)} is not a chemical formula.")
+    if sum(atoms.values()) > MOST_ATOMS:
+        raise InputDataError(f"{shorten(formula)} is not a chemical formula: too many atoms.")
     return atoms
+
+
+def shorten(formula: str) -> str:
+    """Return a formula in quotation marks, as messages show it: of a long one only the start."""
+    return repr(formula if len(formula) <= _SHOWN else f"{formula[:_SHOWN]}…")
 
 
 def arrange_elements(

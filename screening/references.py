@@ -11,18 +11,18 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from math import isfinite
+from math import isfinite, isnan
 from pathlib import Path
 from typing import Final
 
 import numpy as np
 import pandas as pd
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from prototypes import SYMBOLS, reduced_formula
 from screening.errors import InputDataError, suggest
 from screening.model_card import hash_file
+from screening.parquet import read_frame, read_names
 from screening.phases import MOST_ELEMENTS, Composition, Phases, count_atoms, reduce_amounts
 
 FORMULA_COLUMN: Final = "formula"
@@ -215,14 +215,8 @@ class _Rows:
 
 
 def _read_parquet(path: Path) -> _Rows:
-    try:
-        present = [str(name) for name in pq.read_schema(path).names]
-        formula, energy, label = _find_columns(present, path)
-        table = pd.read_parquet(path, columns=[formula, energy, *([label] if label else [])])
-    except ValueError as error:  # pyarrow's errors are ValueErrors, and so are ours
-        if isinstance(error, InputDataError):
-            raise
-        raise InputDataError(f"cannot read {path} as Parquet: {error}") from error
+    formula, energy, label = _find_columns(read_names(path), path)
+    table = read_frame(path, [formula, energy, *([label] if label else [])])
     return _check_table(table, formula, energy, label, path)
 
 
@@ -275,9 +269,15 @@ def _check_table(
         energies,
         [""] * len(table)
         if label is None
-        else ["" if pd.isna(value) else str(value) for value in table[label].convert_dtypes()],
+        else [_name(value) for value in table[label].convert_dtypes()],
         np.array([float(sum(each.values())) for each in atoms]),
     )
+
+
+def _name(value: object) -> str:
+    """An id as text, "" where there is none."""
+    missing = value is None or value is pd.NA or value is pd.NaT
+    return "" if missing or (isinstance(value, float) and isnan(value)) else str(value)
 
 
 def _read_entries(path: Path) -> _Rows:
@@ -287,7 +287,7 @@ def _read_entries(path: Path) -> _Rows:
     """
     try:
         entries = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputDataError(
             f"{path} is empty." if not path.stat().st_size else f"cannot read {path}: {error}"
         ) from error

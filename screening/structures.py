@@ -17,20 +17,27 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
 from prototypes import ATOMIC_NUMBERS, SYMBOLS
+from prototypes.cif import check_cif
 from screening.crystal import Crystal
 from screening.errors import ConfigurationError, InputDataError, suggest
 from screening.features.table import Failure
+from screening.parquet import read_columns, read_names
 
 if TYPE_CHECKING:
     from pymatgen.core import Structure
 
 SHORTEST_DISTANCE = 0.5
 """Å: two atoms nearer than this overlap. The shortest bond there is, H-H, has 0.74 Å."""
+
+LONGEST_EDGE = 10_000.0
+"""Å: no cell is longer; also the most that a fractional coordinate may lie outside of the cell."""
+
+MOST_IMAGES = 1000
+"""Images of an atom that may lie within `SHORTEST_DISTANCE`: in an ordinary cell they are 8."""
 
 STRUCTURE_COLUMNS = ("lattice", "species", "frac_coords")
 
@@ -112,17 +119,14 @@ def read_structure_table(path: Path) -> tuple[list[Crystal], list[Failure]]:
     Raises:
         InputDataError: The file cannot be read, lacks a column, or has one of another type.
     """
-    try:
-        present = [str(name) for name in pq.read_schema(path).names]
-        for column in ("id", *STRUCTURE_COLUMNS):
-            if column not in present:
-                raise InputDataError(
-                    f'{path} has no column "{column}"{suggest(column, present) or "."} A table of '
-                    f"structures has columns id, {', '.join(STRUCTURE_COLUMNS)}."
-                )
-        table = pq.read_table(path, columns=["id", *STRUCTURE_COLUMNS])
-    except (OSError, pa.ArrowException) as error:
-        raise InputDataError(f"cannot read {path} as Parquet: {error}") from error
+    present = read_names(path)
+    for column in ("id", *STRUCTURE_COLUMNS):
+        if column not in present:
+            raise InputDataError(
+                f'{path} has no column "{column}"{suggest(column, present) or "."} A table of '
+                f"structures has columns id, {', '.join(STRUCTURE_COLUMNS)}."
+            )
+    table = read_columns(path, ["id", *STRUCTURE_COLUMNS])
     ids = [str(name) for name in table["id"].to_pylist()]
     if not ids:
         return [], []
@@ -189,10 +193,17 @@ def find_defect(crystal: Crystal) -> str | None:
     """
     if not (np.isfinite(crystal.lattice).all() and np.isfinite(crystal.frac_coords).all()):
         return "lattice or coordinates are not finite numbers"
-    volume = crystal.volume
     edges = np.linalg.norm(crystal.lattice, axis=1)
+    if not float(edges.max()) < LONGEST_EDGE:
+        return f"the cell has an edge of {float(edges.max()):.3g} Å"
+    volume = crystal.volume
     if volume < 1e-3 or volume < 1e-6 * float(edges.prod()):
         return f"the cell is flat (volume {volume:.2g} Å³)"
+    if float(np.abs(crystal.frac_coords).max(initial=0.0)) > LONGEST_EDGE:
+        return "coordinates lie far outside of the cell"
+    heights = 1 / np.linalg.norm(np.linalg.inv(crystal.lattice), axis=0)
+    if float(np.prod(1 + 2 * SHORTEST_DISTANCE / heights)) > MOST_IMAGES:
+        return "the cell is too thin or too oblique; give a reduced cell"
     pair = _find_overlap(crystal)
     if pair is None:
         return None
@@ -266,10 +277,7 @@ def _expand(path: Path, written: Collection[str], no_tables: list[Path]) -> list
 
 
 def _is_structure_table(path: Path) -> bool:
-    try:
-        return set(STRUCTURE_COLUMNS) <= set(pq.read_schema(path).names)
-    except (OSError, pa.ArrowException) as error:
-        raise InputDataError(f"cannot read {path} as Parquet: {error}") from error
+    return set(STRUCTURE_COLUMNS) <= set(read_names(path))
 
 
 def _name_apart(files: Sequence[tuple[str, Path]]) -> list[tuple[str, Path]]:
@@ -333,6 +341,7 @@ def _read_cif(text: str) -> list[Any]:
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
+        check_cif(text)
         parser = CifParser.from_str(text)
         return list(parser.parse_structures(primitive=False, on_error="raise"))
 

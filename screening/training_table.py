@@ -22,6 +22,7 @@ from numpy.typing import ArrayLike, NDArray
 from prototypes import BUILT_IN, Prototype, list_prototypes
 from screening.columns import written_atomically
 from screening.errors import InputDataError, ModelError, suggest
+from screening.parquet import read_columns
 
 SEPARATOR: Final = " "
 """Stands between the structure types of a composition."""
@@ -157,9 +158,12 @@ class TrainingTable:
             ModelError: The file is missing or damaged.
         """
         try:
-            table = pq.read_table(path)
+            table = read_columns(path)
             if not table.schema.equals(_SCHEMA):
                 raise ValueError(f"it has the columns {', '.join(table.column_names)}")
+            for field in _SCHEMA:
+                if not field.nullable and table[field.name].null_count:
+                    raise ValueError(f"the column {field.name} has gaps")
         except (OSError, ValueError) as error:
             raise ModelError(
                 f"{path} is missing or damaged ({error}). Get or train the model again."
