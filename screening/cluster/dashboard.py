@@ -125,6 +125,8 @@ class ScreeningPage(SchedulerPlugin):
 
     async def start(self, scheduler: Scheduler) -> None:
         """Serve the page, if the scheduler has a dashboard, and say so in an event."""
+        if self._board is not None:  # Dask starts a plugin twice that a preload registers
+            return
         self._board = Board(scheduler)
         for moment, content in scheduler.get_events(STATUS_TOPIC):
             self._board.take(content, time.time() - moment)
@@ -436,6 +438,7 @@ class _Page:
                 ]
             )
         )
+        plot.xaxis.formatter = NumeralTickFormatter(format="0.00")
         plot.yaxis.formatter = NumeralTickFormatter(format="0,0")
         plot.yaxis.minor_tick_line_color = None
         plot.xgrid.grid_line_color = None

@@ -52,7 +52,7 @@ p { margin: 4px 0; overflow-wrap: anywhere; }
 .progress { height: 10px; margin: 10px 0 8px; border-radius: 5px; background: #e3e7ec;
   overflow: hidden; }
 .progress > div { height: 100%; background: #2b6ca8; }
-.figures { display: grid; grid-template-columns: repeat(auto-fit, minmax(140px, 1fr));
+.figures { display: grid; grid-template-columns: repeat(auto-fit, minmax(110px, 1fr));
   gap: 6px 16px; }
 .figures .value { font-size: 19px; font-variant-numeric: tabular-nums; white-space: nowrap; }
 .figures .label { font-size: 12px; color: #5c6672; }
@@ -66,6 +66,7 @@ p { margin: 4px 0; overflow-wrap: anywhere; }
 .funnel .count, .funnel .share { text-align: right; white-space: nowrap; }
 .funnel .share { color: #5c6672; }
 .wide { overflow-x: auto; }
+.wide + .wide, p + .wide { margin-top: 14px; }
 table { width: 100%; border-collapse: collapse; font-size: 13px;
   font-variant-numeric: tabular-nums; }
 th, td { padding: 3px 8px; text-align: right; vertical-align: top; white-space: nowrap;
@@ -76,7 +77,7 @@ th:first-child, td:first-child { padding-left: 0; }
 th:last-child, td:last-child { padding-right: 0; }
 tbody tr:last-child td { border-bottom: 0; }
 .words { text-align: left; white-space: normal; }
-td.words { overflow-wrap: anywhere; }
+td.words { min-width: 7em; overflow-wrap: anywhere; }
 """
 """CSS of every panel; it applies inside the panels alone."""
 
@@ -192,7 +193,7 @@ def build_best(status: CampaignStatus) -> str:
     if not status.best:
         return "<h2>Best so far</h2>" + build_paragraph("Nothing is scored yet.", faint=True)
     head = ["", "Formula", "Prototype", "Formation enthalpy, eV/atom"]
-    head += ["Energy above hull, eV/atom", "p stable"]
+    head += ["Energy above hull, eV/atom", "Probability of being stable"]
     rows = [
         [
             str(place),
