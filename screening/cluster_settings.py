@@ -104,7 +104,7 @@ class ClusterSettings(_Closed):
         local_directory: Folder for temporary files of the workers, on their machine.
         jobs: Jobs to submit.
         cores: CPU cores of a job; it runs one worker on each, or one worker if it has a GPU.
-        walltime: Time limit of a job, as `02:00:00`.
+        walltime: Time limit of a job: hours, minutes and seconds, as `02:00:00`.
         queue: Queue or partition.
         account: Account or project to be charged.
         directives: Further directives of the job script, without the leading `#SBATCH` or the like.
@@ -124,7 +124,7 @@ class ClusterSettings(_Closed):
     local_directory: Path | None = None
     jobs: int | None = Field(default=None, ge=1)
     cores: int | None = Field(default=None, ge=1)
-    walltime: str | None = Field(default=None, pattern=r"^(\d+-)?\d+(:\d{2}){1,2}$")
+    walltime: str | None = Field(default=None, pattern=r"^\d+:\d{2}:\d{2}$")
     queue: Line | None = None
     account: Line | None = None
     directives: tuple[Line, ...] = ()

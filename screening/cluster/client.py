@@ -98,7 +98,8 @@ def read_certificates(tls: TlsSettings | None) -> Security:
     """
     if tls is None:
         return Security()
-    for path in (tls.ca, tls.certificate, tls.key):
+    ca, certificate, key = (path.absolute() for path in (tls.ca, tls.certificate, tls.key))
+    for path in (ca, certificate, key):
         try:
             path.read_bytes()
         except OSError as error:
@@ -108,16 +109,16 @@ def read_certificates(tls: TlsSettings | None) -> Security:
     roles = ("client", "scheduler", "worker")
     security = Security(
         require_encryption=True,
-        tls_ca_file=str(tls.ca),
-        **{f"tls_{role}_cert": str(tls.certificate) for role in roles},
-        **{f"tls_{role}_key": str(tls.key) for role in roles},
+        tls_ca_file=str(ca),
+        **{f"tls_{role}_cert": str(certificate) for role in roles},
+        **{f"tls_{role}_key": str(key) for role in roles},
     )
     try:
         security.get_connection_args("client")
     except ssl.SSLError as error:
         reason = "the key is not the certificate's" if "MISMATCH" in str(error) else str(error)
         raise ConfigurationError(
-            f"{tls.ca}, {tls.certificate} and {tls.key} under [cluster.tls] cannot be used "
+            f"{ca}, {certificate} and {key} under [cluster.tls] cannot be used "
             f"together: {reason}; they must be PEM files without a password"
         ) from error
     return security
@@ -218,7 +219,9 @@ def _check_scheduler(address: str, settings: ClusterSettings, security: Security
 async def _ask_kind(address: str, security: Security) -> object:
     async def ask() -> object:
         arguments = security.get_connection_args("client")
-        async with rpc(address, connection_args=arguments, timeout=CONNECT_SECONDS) as there:
+        # shorter, so that Dask's own error comes first, which knows more
+        patience = 0.9 * CONNECT_SECONDS
+        async with rpc(address, connection_args=arguments, timeout=patience) as there:
             return (await there.identity()).get("type")
 
     return await asyncio.wait_for(ask(), CONNECT_SECONDS)
@@ -242,7 +245,13 @@ def _explain(error: BaseException, address: str, settings: ClusterSettings) -> s
             f"{address} closes the connection; if a scheduler with TLS runs there, write tls:// "
             "and name the certificates under [cluster.tls]"
         )
-    reason = type(error).__name__ if isinstance(error, OSError) else str(error)
+    told = [each.strerror for each in causes if isinstance(each, OSError) and each.strerror]
+    if told:
+        reason = told[-1]
+    elif isinstance(error, TimeoutError):
+        reason = f"no answer within {CONNECT_SECONDS:g} s"
+    else:
+        reason = "something else listens there" if isinstance(error, MemoryError) else str(error)
     if settings.scheduler_file is not None:
         return (
             f"no Dask scheduler answers at {address} ({reason}), which {settings.scheduler_file} "
@@ -273,7 +282,10 @@ def _await_jobs(client: Client, cluster: SpecCluster, note: Callable[[str], None
         check_jobs(cluster)
         if time.monotonic() - noted >= JOB_NOTE_SECONDS:
             noted = time.monotonic()
-            note("jobs are submitted; waiting for the first to start")
+            note(
+                "jobs are submitted; waiting for the first to start (if it does not, the batch "
+                "system's queue and logs tell why)"
+            )
         with suppress(TimeoutError):
             client.wait_for_workers(1, timeout=JOB_CHECK_SECONDS)
 

@@ -18,6 +18,7 @@ from typing import Any, Final
 import dask
 from dask.utils import format_bytes, parse_bytes
 from distributed import Nanny, Scheduler, Security, SpecCluster
+from distributed.deploy.spec import ProcessInterface
 from distributed.system import MEMORY_LIMIT
 
 from screening.cluster_settings import ClusterSettings, ClusterType
@@ -230,10 +231,9 @@ def make_batch_cluster(settings: ClusterSettings, security: Security) -> SpecClu
             f'type = "{settings.type}" submits jobs with {command}, which is not on this machine; '
             "run this where jobs are submitted, or give another type"
         )
+    job = describe_job(settings, security)
     try:
-        cluster: SpecCluster = kind(
-            job_cls=_reporting(kind.job_cls), **describe_job(settings, security)
-        )
+        cluster: SpecCluster = kind(job_cls=_reporting(kind.job_cls), **job)
         cluster.scale(jobs=settings.jobs or 1)  # type: ignore[call-arg]
     except (OSError, ValueError, TypeError, RuntimeError) as error:
         raise ConfigurationError(
@@ -247,6 +247,13 @@ def describe_job(settings: ClusterSettings, security: Security) -> dict[str, Any
 
     A job has one worker of one thread on each core; one with a GPU has one worker, whose arithmetic
     may use all cores.
+
+    Args:
+        settings: Of type slurm, pbs or lsf.
+        security: Certificates.
+
+    Raises:
+        ConfigurationError: A path cannot be passed on.
     """
     cores, memory = settings.cores or 1, settings.memory or ""
     workers = 1 if settings.gpus else cores
@@ -254,6 +261,13 @@ def describe_job(settings: ClusterSettings, security: Security) -> dict[str, Any
     prologue = list(settings.prologue)
     arguments: list[str] = []
     job: dict[str, Any] = {}
+    tls = security.get_tls_config_for_role("worker") if security.require_encryption else {}
+    for path in (settings.local_directory, *tls.values()):
+        if " " in str(path):
+            raise ConfigurationError(
+                f'"{path}" has a blank in it, which dask-jobqueue cannot pass on to jobs; give a '
+                "path without"
+            )
     if settings.gpus:
         arguments = ["--resources", "GPU=1"]
         prologue.append(f"export OMP_NUM_THREADS={cores}")
@@ -266,12 +280,15 @@ def describe_job(settings: ClusterSettings, security: Security) -> dict[str, Any
         else:
             directives.insert(0, '-gpu "num=1"')
             job["ncpus"] = cores
-    account = "project" if settings.type is ClusterType.LSF else "account"
+    account, walltime = "account", settings.walltime
+    if settings.type is ClusterType.LSF:
+        account = "project"
+        walltime = walltime and walltime.rpartition(":")[0]  # LSF knows no seconds
     job |= {
         "cores": workers,
         "processes": workers,
         "memory": memory,
-        "walltime": settings.walltime,
+        "walltime": walltime,
         "queue": settings.queue,
         account: settings.account,
         "interface": settings.interface,
@@ -285,7 +302,7 @@ def describe_job(settings: ClusterSettings, security: Security) -> dict[str, Any
         job["worker_extra_args"] = arguments
     return {name: value for name, value in job.items() if value is not None} | {
         "scheduler_options": {"dashboard_address": settings.dashboard},
-        "security": security if security.require_encryption else None,
+        "security": security if tls else None,
         "silence_logs": logging.CRITICAL,
     }
 
@@ -305,7 +322,8 @@ def _reporting(job_class: type) -> type:
         try:
             await job_class.start(self)  # type: ignore[attr-defined]
         except (OSError, RuntimeError, ValueError) as error:
-            refusals.append(" ".join(str(error).split()))
+            refusals.append(" ".join(str(error).rpartition("stderr:")[2].split()) or str(error))
+            await ProcessInterface.start(self)
 
     return type(job_class.__name__, (job_class,), {"start": start, REFUSALS: refusals})
 
