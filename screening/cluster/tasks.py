@@ -82,6 +82,8 @@ def map_tasks(
 
     A task fails if its worker dies, if it takes longer than the limit (its worker is restarted
     then), if `check` finds fault with its result, or if it raises an error that nobody foresaw.
+    One that hangs without letting the worker say that it began is left to Dask, whose scheduler
+    drops a worker from which it has not heard for `distributed.scheduler.worker-ttl`, 5 minutes.
     Workers that die without a task, or are retired, cost nothing. Where the generator is left
     early, what runs is cancelled.
 
@@ -309,12 +311,13 @@ class _Shift(Generic[Task, Result]):
         if future.cancelled():
             raise self._lost_scheduler()
         result: Any = None
-        error = reason = None
+        error: BaseException | None = None
+        reason: str | None = None
         if future.status == "error":
-            error = future.exception()
-            if error is not None and is_deliberate(error):
+            error = future.exception() or RuntimeError("nobody knows why")
+            if is_deliberate(error):
                 raise error
-            reason = describe_error(error) if error is not None else None
+            reason = describe_error(error)
         else:
             try:
                 result = future.result(timeout=COLLECT_SECONDS)
@@ -323,7 +326,9 @@ class _Shift(Generic[Task, Result]):
                 return
             except FutureCancelledError as cancelled:
                 raise self._lost_scheduler() from cancelled
-            if self.check is not None:
+            except Exception as failure:  # it cannot be unpacked, say
+                error, reason = failure, describe_error(failure)
+            if reason is None and self.check is not None:
                 reason = self.check(attempt.job.task, result)
         self._withdraw(attempt)
         attempt.place.short = ended - (attempt.started or attempt.submitted) < SHORT_SECONDS
