@@ -56,6 +56,9 @@ PAGE_TOPIC: Final = "screening-page"
 UPDATE_SECONDS: Final = 1.0
 """Time between two updates of an open page."""
 
+MOST_UPDATES: Final = 20
+"""Updates of all open pages in a second: where there are more pages, each waits longer."""
+
 MOST_CAMPAIGNS: Final = 20
 """Campaigns that a scheduler remembers, the newest."""
 
@@ -227,9 +230,13 @@ class Board:
 
     Args:
         scheduler: The scheduler, asked for its memory and that of its workers.
+
+    Attributes:
+        open_pages: How many pages draw from it.
     """
 
     def __init__(self, scheduler: Scheduler) -> None:
+        self.open_pages = 0
         self._scheduler = scheduler
         self._runs: dict[str, _Run] = {}
         self._keys: dict[object, str] = {}
@@ -260,6 +267,11 @@ class Board:
     def list_campaigns(self) -> list[tuple[str, str]]:
         """Return key and label of each campaign, the one that began last first."""
         return [(key, label_campaign(run.status)) for key, run in reversed(self._runs.items())]
+
+    @property
+    def seconds_between(self) -> float:
+        """Time that an open page should let pass between two updates."""
+        return max(UPDATE_SECONDS, self.open_pages / MOST_UPDATES)
 
     def draw(self, chosen: str) -> Drawing:
         """Draw a campaign.
@@ -354,6 +366,7 @@ class _Page:
         from bokeh.models.widgets import Div, Select
 
         self._board = board
+        self._updated = float("-inf")
         style = InlineStyleSheet(css=STYLE)
         self._texts = {
             name: Div(
@@ -367,6 +380,7 @@ class _Page:
         }
         self._bars = ColumnDataSource(data={"left": (), "right": (), "count": ()}, name="bars")
         self._choice = Select(name="campaigns", title="Campaign", value="", visible=False)
+        self._choice.on_change("value", self._switch)
 
     def add_to(self, document: Document, extra: Mapping[str, Any]) -> None:
         from bokeh.layouts import column
@@ -388,11 +402,25 @@ class _Page:
         document.template = env.from_string(TEMPLATE)
         document.template_variables.update(extra)
         document.theme = BOKEH_THEME
-        self.update()
-        document.add_periodic_callback(self.update, round(1000 * UPDATE_SECONDS))
+        self._update()
+        document.add_periodic_callback(self._update_if_due, round(1000 * UPDATE_SECONDS))
+        self._board.open_pages += 1
+        document.on_session_destroyed(self._leave)
 
-    def update(self) -> None:
+    def _leave(self, session_context: Any) -> None:
+        self._board.open_pages -= 1
+
+    def _switch(self, attr: str, old: str, new: str) -> None:
+        self._update()
+
+    def _update_if_due(self) -> None:
+        # a hair early, for the timer's ticks come neither sooner nor later than others'
+        if time.monotonic() - self._updated >= self._board.seconds_between - UPDATE_SECONDS / 2:
+            self._update()
+
+    def _update(self) -> None:
         """Show what the board says now; what did not change is left alone."""
+        self._updated = time.monotonic()
         campaigns = self._board.list_campaigns()
         newest = [("", f"the newest: {campaigns[0][1]}")] if campaigns else []
         options: Any = [*newest, *campaigns]
