@@ -699,7 +699,7 @@ def _read_receipt(task: CompetitorTask) -> CompetitorReceipt | None:
         )
         if receipt.key == task.key and receipt.sha256 == hash_file(path):
             return receipt
-    except (OSError, ValueError, TypeError, KeyError):
+    except (OSError, ValueError, TypeError, KeyError, RecursionError):
         return None
     return None
 
@@ -718,6 +718,6 @@ def _read_gathered(tasks: Sequence[CompetitorTask]) -> GatheredCompetitors | Non
             return GatheredCompetitors(
                 folder / _PHASES, raw["decorations"], raw["phases"], failures
             )
-    except (OSError, ValueError, TypeError, KeyError):
+    except (OSError, ValueError, TypeError, KeyError, RecursionError):
         return None
     return None
