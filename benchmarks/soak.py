@@ -116,6 +116,7 @@ class Soak:
         self.samples: list[Sample] = []
         self.problems: list[str] = []
         self.first: dict[str, str] = {}
+        self.files: set[str] = set()
         self.started = time.perf_counter()
         self.here = psutil.Process()
         self.strays: list[psutil.Process] = []
@@ -246,15 +247,17 @@ class Soak:
             for name in names
             if (out / name).is_file()
         }
-        found["files"] = " ".join(
-            sorted(str(path.relative_to(out)) for path in out.rglob("*") if path.is_file())
-        )
-        self.first = self.first or found
+        files = {str(path.relative_to(out)) for path in out.rglob("*") if path.is_file()}
+        if not self.first:
+            self.first, self.files = found, files
+        where = f"campaign {len(self.samples) + 1} ({kind})"
         self.problems += [
-            f"campaign {len(self.samples) + 1} ({kind}): {name} differs from the first campaign's"
-            for name in self.first
-            if found.get(name) != self.first[name]
+            f"{where}: {name} differs from the first campaign's"
+            for name in names
+            if found.get(name) != self.first.get(name)
         ]
+        self.problems += [f"{where}: {name} was left over" for name in sorted(files - self.files)]
+        self.problems += [f"{where}: {name} is missing" for name in sorted(self.files - files)]
 
     def _take_sample(self, kind: str) -> Sample:
         """Count what is there, once processes that are about to end have ended."""
