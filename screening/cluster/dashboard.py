@@ -255,6 +255,9 @@ class Board:
         except InputDataError:
             self._unreadable += 1
             return
+        if len(status.std_histogram) not in (0, len(STD_EDGES)):
+            self._unreadable += 1
+            return
         identity = (status.campaign, status.driver)
         if identity not in self._keys:
             self._begun += 1
@@ -307,7 +310,7 @@ class Board:
             "uncertainty": build_uncertainty(status, STD_EDGES),
             "workers": workers,
         }
-        return Drawing(texts, arrange_histogram(status, STD_EDGES))
+        return Drawing(texts, arrange_histogram(status.std_histogram, STD_EDGES))
 
     def _measure_memory(self) -> ClusterMemory:
         workers = {
@@ -378,7 +381,9 @@ class _Page:
             )
             for name in TEXTS
         }
-        self._bars = ColumnDataSource(data={"left": (), "right": (), "count": ()}, name="bars")
+        self._bars = ColumnDataSource(
+            data=_name_bars(arrange_histogram((), STD_EDGES)), name="bars"
+        )
         self._choice = Select(name="campaigns", title="Campaign", value="", visible=False)
         self._choice.on_change("value", self._switch)
 
@@ -437,7 +442,7 @@ class _Page:
         if self._spread.visible != (drawing.histogram is not None):
             self._spread.visible = drawing.histogram is not None
         if drawing.histogram is not None:
-            bars: Any = dict(zip(("left", "right", "count"), drawing.histogram, strict=True))
+            bars = _name_bars(drawing.histogram)
             if self._bars.data != bars:
                 self._bars.data = bars
 
@@ -472,3 +477,7 @@ class _Page:
         plot.xgrid.grid_line_color = None
         plot.outline_line_color = None
         return plot
+
+
+def _name_bars(histogram: Histogram) -> dict[str, Any]:
+    return dict(zip(("left", "right", "count"), histogram, strict=True))

@@ -13,11 +13,8 @@ from math import isfinite
 from typing import Final
 
 from screening.page import build_paragraph, build_table
-from screening.status import CampaignStatus, State, WorkerStatus
+from screening.status import SILENCE_SECONDS, CampaignStatus, State, WorkerStatus
 from screening.terminal import describe_order
-
-SILENT_SECONDS: Final = 30.0
-"""Time without a word from the driver of a running campaign after which the page says so."""
 
 MOST_WORKERS: Final = 24
 """Workers that are listed; the rest are added up."""
@@ -126,7 +123,7 @@ def build_heading(status: CampaignStatus, silent_seconds: float) -> str:
         status: Where it stands.
         silent_seconds: Time since its driver was last heard of.
     """
-    silent = status.state is State.RUNNING and silent_seconds >= SILENT_SECONDS
+    silent = status.state is State.RUNNING and silent_seconds >= SILENCE_SECONDS
     state = "silent" if silent else _STATES[status.state]
     done = status.enumerated / status.total if status.total else 1.0
     parts = [
@@ -275,20 +272,16 @@ def build_failures(status: CampaignStatus) -> str:
     return "".join(parts)
 
 
-def arrange_histogram(status: CampaignStatus, edges: Sequence[float]) -> Histogram:
+def arrange_histogram(counts: Sequence[int], edges: Sequence[float]) -> Histogram:
     """Return the bars of the histogram of the ensemble's standard deviation.
 
     Args:
-        status: Where the campaign stands.
-        edges: Lower ends of the bins, eV/atom; the last has no upper end and is drawn as wide as
+        counts: Candidates in each bin, shape (n,); empty before anything is scored.
+        edges: Lower ends of the n bins, eV/atom; the last has no upper end and is drawn as wide as
             the one before.
     """
-    left = tuple(edges)
-    right = (*left[1:], 2 * left[-1] - left[-2])
-    counts = status.std_histogram or (0,) * len(left)
-    if len(counts) != len(left):
-        return (), (), ()
-    return left, right, tuple(counts)
+    right = (*edges[1:], 2 * edges[-1] - edges[-2])
+    return tuple(edges), right, tuple(counts) or (0,) * len(edges)
 
 
 def build_uncertainty(status: CampaignStatus, edges: Sequence[float]) -> str:
@@ -300,7 +293,7 @@ def build_uncertainty(status: CampaignStatus, edges: Sequence[float]) -> str:
     """
     total = sum(status.std_histogram)
     said = "Nothing is scored yet."
-    if total and len(status.std_histogram) == len(edges):
+    if total:
         middle = _find_median_bin(status.std_histogram)
         upper = f" to {edges[middle + 1]:.2f}" if middle + 1 < len(edges) else " or more"
         said = (
