@@ -6,10 +6,11 @@ documentation is generated from here (`scripts/write_reference.py`).
 
 from __future__ import annotations
 
+import errno
 import os
 import secrets
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, TypeVar
@@ -401,7 +402,8 @@ SHARD: Final = TableKind(
 
 RANKING: Final = TableKind(
     "ranking",
-    "All scored candidates of a campaign, best first (`ranking.parquet`, `ranking.csv`).",
+    "All scored candidates of a campaign, or the best of them if it keeps no more, best first "
+    "(`ranking.parquet`, `ranking.csv`).",
     (
         Column(
             "rank",
@@ -425,8 +427,9 @@ RANKING: Final = TableKind(
             "int64",
             "",
             "Place by the Random Forest's energy above hull, or by its formation enthalpy where "
-            "the ranking goes by that too or no hull was computed; null if the model has no "
-            "forest.",
+            "the ranking goes by that too or no hull was computed; among the candidates of this "
+            "table, which are not all if the campaign keeps only the best; null if the model has "
+            "no forest.",
             nullable=True,
         ),
         KNOWN,
@@ -600,6 +603,7 @@ def written_atomically(path: Path) -> Iterator[Path]:
         finally:
             os.close(descriptor)
         temporary.replace(path)
+        _flush_folder(path.parent)
     except OSError as error:
         if isinstance(error, OutputError):
             raise
@@ -607,6 +611,47 @@ def written_atomically(path: Path) -> Iterator[Path]:
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+def _flush_folder(folder: Path) -> None:
+    """Flush the names of files to disk, where the file system knows such a thing."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def write_tables(tables: Iterable[pa.Table], path: Path, kind: TableKind) -> int:
+    """Check tables one after the other and write them into one zstd Parquet file, atomically.
+
+    Args:
+        tables: Tables with the same columns, at least one; no two are in memory together.
+        path: Parquet file to write or replace.
+        kind: What each table should be.
+
+    Returns:
+        The number of rows.
+
+    Raises:
+        ColumnError: A table is not of that kind.
+        OutputError: The file cannot be written.
+    """
+    rows = 0
+    with written_atomically(path) as temporary, ExitStack() as stack:
+        writer: pq.ParquetWriter | None = None
+        for table in tables:
+            check_table(table, kind)
+            if writer is None:
+                writer = stack.enter_context(
+                    pq.ParquetWriter(temporary, table.schema, compression="zstd")
+                )
+            writer.write_table(table)
+            rows += len(table)
+    return rows
 
 
 def write_table(table: pa.Table, path: Path, kind: TableKind) -> None:

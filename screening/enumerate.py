@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -52,8 +52,8 @@ class Candidates:
     def __len__(self) -> int:
         return len(self.indices)
 
-    def select(self, rows: NDArray[np.bool_]) -> Candidates:
-        """Return the candidates where `rows`, shape (m,), is true."""
+    def select(self, rows: NDArray[np.int64]) -> Candidates:
+        """Return the candidates in these rows, shape (r,)."""
         return Candidates(self.indices[rows], self.numbers[rows])
 
     def blocks(self, size: int) -> Iterator[Candidates]:
@@ -137,14 +137,71 @@ def _find_shadowed(names: Sequence[str]) -> str:
     )
 
 
-def plan_shards(spaces: Sequence[CandidateSpace], shard_size: int) -> tuple[Shard, ...]:
+@dataclass(frozen=True)
+class ShardGrid(Sequence[Shard]):
+    """All shards of a campaign, in order. None of them is in memory: they follow from their number.
+
+    Attributes:
+        shard_size: Indices of a shard at most.
+        index_counts: Name of each prototype, in order, with the number of indices of its space.
+    """
+
+    shard_size: int
+    index_counts: tuple[tuple[str, int], ...]
+
+    def __len__(self) -> int:
+        return sum(self._count(indices) for _, indices in self.index_counts)
+
+    def __iter__(self) -> Iterator[Shard]:
+        number = 0
+        for prototype, indices in self.index_counts:
+            for start in range(0, indices, self.shard_size):
+                yield Shard(number, prototype, start, min(start + self.shard_size, indices))
+                number += 1
+
+    @overload
+    def __getitem__(self, number: int) -> Shard: ...
+
+    @overload
+    def __getitem__(self, number: slice) -> tuple[Shard, ...]: ...
+
+    def __getitem__(self, number: int | slice) -> Shard | tuple[Shard, ...]:
+        if isinstance(number, slice):
+            return tuple(self[each] for each in range(len(self))[number])
+        place = number = range(len(self))[number]
+        for prototype, indices in self.index_counts:
+            if place < self._count(indices):
+                start = place * self.shard_size
+                return Shard(number, prototype, start, min(start + self.shard_size, indices))
+            place -= self._count(indices)
+        raise IndexError(number)
+
+    def __contains__(self, shard: object) -> bool:
+        return (
+            isinstance(shard, Shard)
+            and 0 <= shard.number < len(self)
+            and self[shard.number] == shard
+        )
+
+    def _count(self, indices: int) -> int:
+        return -(-indices // self.shard_size)
+
+
+def plan_shards(spaces: Sequence[CandidateSpace], shard_size: int) -> ShardGrid:
     """Cut the spaces into shards of at most `shard_size` indices, in the order of the spaces."""
-    ranges = (
-        (space.prototype.name, start, min(start + shard_size, space.index_count))
-        for space in spaces
-        for start in range(0, space.index_count, shard_size)
+    return ShardGrid(
+        shard_size, tuple((space.prototype.name, space.index_count) for space in spaces)
     )
-    return tuple(Shard(number, *each) for number, each in enumerate(ranges))
+
+
+def describe_grid(grid: ShardGrid) -> dict[str, Any]:
+    """Return a grid as JSON; `restore_grid` makes it again."""
+    return {"shard_size": grid.shard_size, "index_counts": dict(grid.index_counts)}
+
+
+def restore_grid(described: Mapping[str, Any]) -> ShardGrid:
+    """Return the grid that a manifest describes."""
+    return ShardGrid(described["shard_size"], tuple(described["index_counts"].items()))
 
 
 def enumerate_candidates(space: CandidateSpace, start: int, stop: int) -> Candidates:

@@ -4,21 +4,22 @@
     manifest.json      the campaign's identity, versions, model, counts and timings
     *.arrow            phases that the candidates compete with: references, or predicted ones
     shards/NNNNN.*     one Parquet table and one receipt (JSON) per finished shard
-    ranking.parquet    all scored candidates, best first; ranking.csv holds the same
+    ranking.parquet    scored candidates, best first; ranking.csv holds the same
     failures.parquet   candidates that could not be scored, each with its reason
     report.html        all of it for people, in one page
     .lock              who writes into the folder at the moment
 
 A shard counts as finished when its receipt is there and the table has the rows and the checksum
-that the receipt promises. Every file is written to a temporary name, flushed and renamed.
+that the receipt promises, and the receipt is of this campaign. Manifest and receipts hold a
+checksum of themselves. Every file is written to a temporary name, flushed and renamed.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -32,12 +33,18 @@ from screening.columns import (
     FAILED_CANDIDATES,
     RANKING,
     SHARD,
+    ColumnError,
+    TableKind,
+    check_table,
     write_table,
+    write_tables,
     written_atomically,
 )
-from screening.enumerate import Shard
+from screening.enumerate import Shard, ShardGrid, restore_grid
 from screening.errors import ConfigurationError, InputDataError, OutputError, suggest
 from screening.lock import locked
+from screening.manifest_check import check_manifest
+from screening.parquet import read_columns
 
 _OF_THE_HULL: Final = ("references", "competitors", "compete", "stable_within")
 """Settings in which a campaign may differ from one whose predictions it takes over."""
@@ -59,8 +66,20 @@ BEST_COLUMNS: Final = (
 STD_EDGES: Final = tuple(number / 100 for number in range(21))
 """Lower ends of the bins of `Receipt.std_histogram`, eV/atom."""
 
-MANIFEST_FORMAT: Final = 3
-"""3 since tables have energies above hull."""
+MANIFEST_FORMAT: Final = 4
+"""4 since the manifest holds the grid of shards instead of a list of them."""
+
+CHECKSUM: Final = "checksum"
+"""Key of the checksum in the JSON of manifests and receipts."""
+
+QUARANTINE: Final = ".quarantine.json"
+"""How the files end that say why a shard was given up."""
+
+_DAMAGE: Final = (OSError, ValueError, TypeError, KeyError)
+"""What reading a damaged JSON file may raise."""
+
+NAMED_SHARDS: Final = 3
+"""Damaged shards that a sentence names."""
 
 
 @dataclass(frozen=True)
@@ -131,6 +150,23 @@ class Receipt:
         return self.candidates - self.failed + self.dropped
 
 
+@dataclass(frozen=True)
+class DamagedShard:
+    """A shard that counted as finished and does not any more.
+
+    Attributes:
+        shard: The shard.
+        reason: What is wrong with it.
+    """
+
+    shard: Shard
+    reason: str
+
+
+class DamagedManifestError(ConfigurationError):
+    """A manifest is cut off, changed, or no manifest."""
+
+
 class RunFolder:
     """A result folder.
 
@@ -152,6 +188,11 @@ class RunFolder:
         return self.path / "ranking.parquet"
 
     @property
+    def failures_path(self) -> Path:
+        """Path of the candidates that could not be scored."""
+        return self.path / "failures.parquet"
+
+    @property
     def report_path(self) -> Path:
         """Path of the report, an HTML page."""
         return self.path / "report.html"
@@ -171,7 +212,13 @@ class RunFolder:
                 f"{path} is not a campaign's folder: it has no manifest.json{hint or ';'} "
                 "start a campaign with: screening run --prototype NAME --out FOLDER"
             )
-        folder.manifest  # noqa: B018  (fails here, and clearly, if it cannot be read)
+        try:
+            check_manifest(folder.manifest, folder.manifest_path)
+        except DamagedManifestError as error:
+            raise ConfigurationError(
+                f"{error}; repeat the campaign's command, which makes it anew and keeps what is "
+                f"finished: screening run {path / 'campaign.toml'}"
+            ) from error
         return folder
 
     @classmethod
@@ -197,28 +244,78 @@ class RunFolder:
             OutputError: It cannot be made or written.
         """
         folder = cls(path)
-        if folder.manifest_path.is_file():
-            differences = list(_compare(folder.manifest["campaign"], identity))
-            if differences:
-                by_hull = all(each.startswith(_OF_THE_HULL) for each in differences)
-                remedy = f"; for another hull: screening hull {path} --out NEW" if by_hull else ""
-                raise ConfigurationError(
-                    f"{path} holds another campaign ({'; '.join(differences)}); choose another "
-                    f"--out, or repeat that campaign's settings to go on with it{remedy}"
-                )
-        elif path.is_dir() and any(
-            each.name != "shards" and not each.name.startswith(".") for each in path.iterdir()
-        ):
-            raise ConfigurationError(
-                f"{path} is not empty and holds no campaign; choose another --out"
-            )
+        damage = folder._compare_identity(identity)
         try:
             (path / "shards").mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise OutputError.from_os_error(error, path) from error
         with locked(path, note):
             folder._clear_leftovers()
+            if damage is not None:
+                folder._remove_manifest()
+                note(
+                    f"{damage}; it is made anew, and finished shards are kept, but the times of "
+                    "earlier runs are lost"
+                )
             yield folder
+
+    def _compare_identity(self, identity: Mapping[str, Any]) -> str | None:
+        """Check that a campaign may write here.
+
+        Returns:
+            What is wrong with the manifest if it must be made anew.
+
+        Raises:
+            ConfigurationError: The folder belongs to another campaign or to something else.
+        """
+        try:
+            if self.manifest_path.is_file():
+                self._refuse_another(identity)
+                return None
+            damage = f"{self.manifest_path} is missing"
+        except DamagedManifestError as error:
+            damage = str(error)
+        campaigns = self._read_campaigns()
+        if campaigns == {hash_identity(identity)}:
+            return damage
+        if campaigns:
+            raise ConfigurationError(
+                f"{damage}, and finished shards there are of another campaign; choose another --out"
+            )
+        if self.manifest_path.is_file() and not self.ranking_path.exists():
+            return damage  # nothing was computed yet
+        if self.path.is_dir() and any(
+            each.name != "shards" and not each.name.startswith(".") for each in self.path.iterdir()
+        ):
+            raise ConfigurationError(
+                f"{self.path} is not empty and holds no campaign; choose another --out"
+            )
+        return None
+
+    def _refuse_another(self, identity: Mapping[str, Any]) -> None:
+        differences = list(_compare(self.manifest["campaign"], identity))
+        if differences:
+            by_hull = all(each.startswith(_OF_THE_HULL) for each in differences)
+            remedy = f"; for another hull: screening hull {self.path} --out NEW" if by_hull else ""
+            raise ConfigurationError(
+                f"{self.path} holds another campaign ({'; '.join(differences)}); choose another "
+                f"--out, or repeat that campaign's settings to go on with it{remedy}"
+            )
+
+    def _read_campaigns(self) -> set[str]:
+        """Return the campaigns of all receipts that can be read."""
+        campaigns = set()
+        for path in (self.path / "shards").glob("*.json"):
+            if not path.name.endswith(QUARANTINE):
+                with suppress(*_DAMAGE):
+                    campaigns.add(_read_receipt(path).campaign)
+        return campaigns
+
+    def _remove_manifest(self) -> None:
+        try:
+            self.manifest_path.unlink(missing_ok=True)
+        except OSError as error:
+            raise OutputError.from_os_error(error, self.manifest_path) from error
 
     def _clear_leftovers(self) -> None:
         try:
@@ -236,11 +333,12 @@ class RunFolder:
             ConfigurationError: It cannot be read.
         """
         try:
-            read: dict[str, Any] = json.loads(self.manifest_path.read_text(encoding="utf-8"))
-            form, writer = read["format"], read.get("environment", {}).get("screening", "?")
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise ConfigurationError(
-                f"cannot read {self.manifest_path} ({error}); choose another folder"
+            raw = json.loads(self.manifest_path.read_text(encoding="utf-8"))
+            form, writer = raw["format"], raw.get("environment", {}).get("screening", "?")
+            read = _unseal(raw) if form == MANIFEST_FORMAT or CHECKSUM in raw else raw
+        except (*_DAMAGE, AttributeError) as error:
+            raise DamagedManifestError(
+                f"cannot read {self.manifest_path} ({_name_damage(error)})"
             ) from error
         if form != MANIFEST_FORMAT:
             raise ConfigurationError(
@@ -257,9 +355,9 @@ class RunFolder:
         return hash_identity(self.manifest["campaign"])
 
     @property
-    def shards(self) -> tuple[Shard, ...]:
+    def shards(self) -> ShardGrid:
         """The grid of shards that the manifest fixes."""
-        return tuple(Shard(*each) for each in self.manifest["shards"])
+        return restore_grid(self.manifest["grid"])
 
     @property
     def prototypes(self) -> tuple[str, ...]:
@@ -268,8 +366,8 @@ class RunFolder:
 
     def write_manifest(self, manifest: Mapping[str, Any]) -> None:
         """Write the manifest, atomically."""
-        text = json.dumps({"format": MANIFEST_FORMAT, **manifest}, indent=1, ensure_ascii=False)
-        self.write_text("manifest.json", text + "\n")
+        sealed = _seal({"format": MANIFEST_FORMAT, **manifest})
+        self.write_text("manifest.json", json.dumps(sealed, indent=1, ensure_ascii=False) + "\n")
         self.__dict__.pop("manifest", None)
 
     def write_text(self, name: str, text: str) -> None:
@@ -277,11 +375,18 @@ class RunFolder:
         with written_atomically(self.path / name) as temporary:
             temporary.write_text(text, encoding="utf-8")
 
-    def write_ranking(self, ranking: pa.Table, failures: pa.Table) -> None:
-        """Write the ranking as Parquet and CSV, and the failures."""
-        write_table(failures, self.path / "failures.parquet", FAILED_CANDIDATES)
+    def write_ranking(self, ranking: pa.Table) -> None:
+        """Write the ranking as Parquet and CSV."""
         write_csv(ranking, self.path / "ranking.csv")
         write_table(ranking, self.ranking_path, RANKING)
+
+    def write_failures(self, tables: Iterable[pa.Table]) -> int:
+        """Write the candidates that could not be scored, one table after the other.
+
+        Returns:
+            How many they are.
+        """
+        return write_tables(tables, self.failures_path, FAILED_CANDIDATES)
 
     def read_ranking(self) -> pa.Table:
         """Read the ranking of a complete campaign.
@@ -289,7 +394,7 @@ class RunFolder:
         Raises:
             InputDataError: The file is damaged.
         """
-        return self._read_table(self.ranking_path)
+        return self._read_table(self.ranking_path, RANKING)
 
     def read_failures(self) -> pa.Table:
         """Read the candidates of a complete campaign that could not be scored.
@@ -297,7 +402,7 @@ class RunFolder:
         Raises:
             InputDataError: The file is missing or damaged.
         """
-        return self._read_table(self.path / "failures.parquet")
+        return self._read_table(self.failures_path, FAILED_CANDIDATES)
 
     def read_settings(self) -> str:
         """Read the resolved settings, as TOML.
@@ -311,11 +416,16 @@ class RunFolder:
         except (OSError, UnicodeDecodeError) as error:
             raise InputDataError(_describe_damage(path, error)) from error
 
-    def _read_table(self, path: Path) -> pa.Table:
+    def _read_table(self, path: Path, kind: TableKind) -> pa.Table:
         try:
-            return pq.read_table(path)
-        except (OSError, pa.ArrowInvalid) as error:
+            table = read_columns(path)
+            check_table(table, kind)
+        except (InputDataError, ColumnError) as error:
             raise InputDataError(_describe_damage(path, error)) from error
+        for name in set(table["prototype"].unique().to_pylist()) - {*self.prototypes}:
+            foreign = ValueError(f"{name!r} is no prototype of the campaign")
+            raise InputDataError(_describe_damage(path, foreign))
+        return table
 
     def table_path(self, shard: Shard) -> Path:
         """Path of a shard's table."""
@@ -324,6 +434,10 @@ class RunFolder:
     def receipt_path(self, shard: Shard) -> Path:
         """Path of a shard's receipt."""
         return self.table_path(shard).with_suffix(".json")
+
+    def quarantine_path(self, shard: Shard) -> Path:
+        """Path of the file that says why a shard was given up."""
+        return self.table_path(shard).with_suffix(QUARANTINE)
 
     def write_shard(self, table: pa.Table, shard: Shard) -> str:
         """Write a shard's table.
@@ -342,31 +456,124 @@ class RunFolder:
         """Write a shard's receipt, which makes the shard finished."""
         path = self.receipt_path(receipt.shard)
         with written_atomically(path) as temporary:
-            temporary.write_text(json.dumps(asdict(receipt)), encoding="utf-8")
+            temporary.write_text(json.dumps(_seal(asdict(receipt))), encoding="utf-8")
 
-    def read_receipts(self, shards: Sequence[Shard]) -> tuple[Receipt, ...]:
-        """Return the receipts of the shards that are finished and unharmed, in the grid's order."""
-        receipts = (self._read_receipt(shard) for shard in shards)
-        return tuple(receipt for receipt in receipts if receipt is not None)
+    def read_receipt(self, shard: Shard) -> Receipt | DamagedShard | None:
+        """Read the receipt of a shard, without a look at its table.
 
-    def _read_receipt(self, shard: Shard) -> Receipt | None:
-        table = self.table_path(shard)
+        Returns:
+            The receipt, what is wrong with it, or None if the shard is not finished.
+        """
         try:
-            raw = json.loads(self.receipt_path(shard).read_text(encoding="utf-8"))
-            receipt = Receipt(
-                **raw
-                | {
-                    "shard": Shard(**raw["shard"]),
-                    "best": tuple(raw["best"]),
-                    "std_histogram": tuple(raw["std_histogram"]),
-                }
-            )
-            whole = receipt.shard == shard and receipt.sha256 == _checksum(table)
-            if whole and pq.read_metadata(table).num_rows == receipt.candidates:
-                return receipt
-        except (OSError, ValueError, TypeError, KeyError):
+            receipt = _read_receipt(self.receipt_path(shard))
+        except FileNotFoundError:
             return None
-        return None
+        except _DAMAGE as error:
+            return DamagedShard(shard, f"its receipt cannot be read: {_name_damage(error)}")
+        foreign = _find_foreign(self, shard, receipt)
+        return receipt if foreign is None else DamagedShard(shard, foreign)
+
+    def inspect_shards(self, shards: Iterable[Shard]) -> Iterator[Receipt | DamagedShard]:
+        """Look at shards and their tables, one after the other.
+
+        Yields:
+            The receipt of each shard that is finished and unharmed, and what is wrong with each
+            other one that has a receipt.
+        """
+        for shard in shards:
+            found = self.read_receipt(shard)
+            if isinstance(found, Receipt):
+                reason = check_receipt(self, shard, found)
+                yield found if reason is None else DamagedShard(shard, reason)
+            elif found is not None:
+                yield found
+
+    def read_receipts(self, shards: Iterable[Shard]) -> tuple[Receipt, ...]:
+        """Return the receipts of the shards that are finished and unharmed, in the grid's order."""
+        found = self.inspect_shards(shards)
+        return tuple(each for each in found if isinstance(each, Receipt))
+
+
+def check_receipt(folder: RunFolder, shard: Shard, receipt: object) -> str | None:
+    """Check what a worker, or an earlier run, says of a shard against the table on disk.
+
+    Args:
+        folder: The result folder.
+        shard: The shard.
+        receipt: What should be its receipt.
+
+    Returns:
+        What is wrong; None if nothing is.
+    """
+    if not isinstance(receipt, Receipt):
+        return f"a receipt was expected, not {type(receipt).__name__}"
+    foreign = _find_foreign(folder, shard, receipt)
+    if foreign is not None:
+        return foreign
+    path = folder.table_path(shard)
+    try:
+        if _checksum(path) != receipt.sha256:
+            return f"{path.name} was cut off or changed: its checksum is not that of the receipt"
+        rows = pq.read_metadata(path).num_rows
+    except (OSError, pa.ArrowInvalid) as error:
+        return f"{path.name} cannot be read: {_name_damage(error)}"
+    if rows != receipt.candidates:
+        return f"{path.name} has {rows} rows, and its receipt says {receipt.candidates}"
+    return None
+
+
+def describe_damage(damaged: Sequence[DamagedShard]) -> str:
+    """Say which finished shards are computed again, and why; at least one."""
+    count = "1 finished shard was" if len(damaged) == 1 else f"{len(damaged)} finished shards were"
+    named = [f"{each.shard.number:05d} ({each.reason})" for each in damaged[:NAMED_SHARDS]]
+    more = ["..."] if len(damaged) > NAMED_SHARDS else []
+    again = "is" if len(damaged) == 1 else "are"
+    return f"{count} damaged and {again} computed again: {', '.join([*named, *more])}"
+
+
+def _find_foreign(folder: RunFolder, shard: Shard, receipt: Receipt) -> str | None:
+    if receipt.campaign != folder.campaign:
+        return "it belongs to another campaign"
+    if receipt.shard != shard:
+        return f"its receipt is of {receipt.shard}"
+    return None
+
+
+def _read_receipt(path: Path) -> Receipt:
+    raw = _unseal(json.loads(path.read_text(encoding="utf-8")))
+    return Receipt(
+        **raw
+        | {
+            "shard": Shard(**raw["shard"]),
+            "best": tuple(raw["best"]),
+            "std_histogram": tuple(raw["std_histogram"]),
+        }
+    )
+
+
+def _seal(content: Mapping[str, Any]) -> dict[str, Any]:
+    """Add to a JSON object the checksum of all else that is in it."""
+    plain = json.loads(json.dumps(content))
+    return {**plain, CHECKSUM: hash_identity(plain)}
+
+
+def _unseal(sealed: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a JSON object without its checksum.
+
+    Raises:
+        ValueError: It is not what the checksum is of.
+        KeyError: It has none.
+    """
+    content = dict(sealed)
+    if content.pop(CHECKSUM) != hash_identity(content):
+        raise ValueError("it was changed: its checksum is not that of its content")
+    return content
+
+
+def _name_damage(error: Exception) -> str:
+    if isinstance(error, KeyError):
+        return f"it has no {error}"
+    return (error.strerror if isinstance(error, OSError) else None) or str(error)
 
 
 def hash_identity(identity: Mapping[str, Any]) -> str:

@@ -11,7 +11,7 @@ itself is not asked for.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Final
 
 import numpy as np
@@ -70,6 +70,10 @@ class Mixtures:
 
     def __len__(self) -> int:
         return len(self.members)
+
+    def select(self, rows: NDArray[np.int64]) -> Mixtures:
+        """The mixtures of some compositions, rows of shape (r,)."""
+        return Mixtures(*(getattr(self, field.name)[rows] for field in fields(self)))
 
 
 def find_mixtures(

@@ -197,24 +197,19 @@ class KnownCompounds:
 
 
 def tabulate_known(
-    compounds: KnownCompounds,
-    formulas: Sequence[str],
-    numbers: NDArray[np.integer],
-    prototype: Prototype,
+    compounds: KnownCompounds, formulas: Sequence[str], prototype: Prototype
 ) -> dict[str, pa.Array]:
     """The columns that say what is known of the decorations of a prototype.
 
     Args:
         compounds: The known compounds.
         formulas: Reduced formula of each of m candidates.
-        numbers: Atomic number on each role, shape (m, k).
         prototype: The prototype.
 
     Returns:
-        Columns of `screening.columns`, by name: `known` and its details.
+        Columns of `screening.columns`, by name: `known` and its details up to the nearest ones.
     """
     found = compounds.find(formulas, prototype)
-    nearest, distances = compounds.find_nearest(numbers, prototype.amounts)
     return {
         "known": pa.array(found.known, pa.bool_()),
         "known_id": pa.array([name or None for name in found.ids], pa.string()),
@@ -222,6 +217,24 @@ def tabulate_known(
             found.energies.round(DECIMALS), pa.float64(), from_pandas=True
         ),
         "known_in_prototype": pa.array(found.in_prototype.tolist(), pa.bool_()),
+    }
+
+
+def tabulate_nearest(
+    compounds: KnownCompounds, numbers: NDArray[np.integer], amounts: ArrayLike
+) -> dict[str, pa.Array]:
+    """The columns of the nearest other known composition; by far the dearest ones of all.
+
+    Args:
+        compounds: The known compounds.
+        numbers: Atomic number on each role, shape (m, k).
+        amounts: Atoms of each role, shape (k,).
+
+    Returns:
+        Columns of `screening.columns`, by name.
+    """
+    nearest, distances = compounds.find_nearest(numbers, amounts)
+    return {
         "nearest_known_formula": pa.array(nearest.tolist(), pa.string()),
         "nearest_known_distance": pa.array(distances.round(DECIMALS), mask=~np.isfinite(distances)),
     }

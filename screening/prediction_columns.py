@@ -51,20 +51,40 @@ def tabulate_placement(placement: Placement | None, rows: int) -> dict[str, pa.A
         placement: Where `rows` candidates stand; None if no hull was computed: all null.
         rows: Number of candidates.
     """
+    return {
+        **tabulate_stability(placement, rows),
+        DECOMPOSITION.name: tabulate_decompositions(placement, rows),
+    }
+
+
+def tabulate_stability(placement: Placement | None, rows: int) -> dict[str, pa.Array]:
+    """Return the columns of the hull but for the decompositions, the only dear one, by name.
+
+    Args:
+        placement: Where `rows` candidates stand; None if no hull was computed: all null.
+        rows: Number of candidates.
+    """
     if placement is None:
         return {
             column.name: pa.nulls(rows, pa.type_for_alias(column.dtype))
             for column in (*STABILITY, RF_ABOVE_HULL)
+            if column is not DECOMPOSITION
         }
     judged = placement.stability
     return {
         ABOVE_HULL.name: round_column(judged.energy_above_hull),
         ABOVE_HULL_STD.name: round_column(judged.std),
         P_STABLE.name: round_column(judged.p_stable),
-        DECOMPOSITION.name: pa.array(placement.decompositions, pa.string()),
         REFERENCES_IN_SYSTEM.name: pa.array(placement.references, pa.int64()),
         RF_ABOVE_HULL.name: round_column(judged.forest_energy_above_hull),
     }
+
+
+def tabulate_decompositions(placement: Placement | None, rows: int) -> pa.Array:
+    """Return the column of decompositions of `rows` candidates; null if no hull was computed."""
+    if placement is None:
+        return pa.nulls(rows, pa.string())
+    return pa.array(placement.write_decompositions(), pa.string())
 
 
 def round_column(values: NDArray[np.float64]) -> pa.Array:

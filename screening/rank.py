@@ -12,13 +12,23 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from screening.columns import FAILED_CANDIDATES, RANKING, check_table
-from screening.errors import ConfigurationError, ScreeningError, suggest
+from screening.columns import RANKING, SHARD, check_table
+from screening.errors import ConfigurationError, suggest
 from screening.requirements import Requirement, apply_requirements
 from screening.settings import RankBy
 
 ONE_SIDED_90: Final = 1.2816
 """Standard deviations between the mean and the bound that 90 % of a normal distribution keep."""
+
+ORDER_COLUMNS: Final = (
+    "prototype",
+    "candidate",
+    "formation_enthalpy_ev_per_atom",
+    "energy_above_hull_ev_per_atom",
+    "energy_above_hull_std_ev_per_atom",
+    "p_stable",
+)
+"""Columns that decide the place of a scored candidate, by whatever order."""
 
 FloatArray = NDArray[np.float64]
 
@@ -32,8 +42,11 @@ _FALLBACKS: Final = {
 
 
 def rank_candidates(
-    shards: Sequence[Path], prototypes: Sequence[str], rank_by: RankBy = RankBy.P_STABLE
-) -> tuple[pa.Table, pa.Table]:
+    shards: Sequence[Path],
+    prototypes: Sequence[str],
+    rank_by: RankBy = RankBy.P_STABLE,
+    keep_top: int | None = None,
+) -> pa.Table:
     """Merge shards into a ranking over the whole campaign.
 
     The most probably stable candidates come first, then those of the lowest energy above hull; or
@@ -46,29 +59,22 @@ def rank_candidates(
     same shards give the same bytes, in whatever order they were computed.
 
     Args:
-        shards: Parquet files of finished shards.
+        shards: Parquet files of finished shards, in the order of their numbers.
         prototypes: Names of the campaign's prototypes in order.
-        rank_by: What to rank by.
+        rank_by: What to rank by; with `keep_top`, the campaign's order from `resolve_order`.
+        keep_top: How many of the best to keep; None keeps all. No more than twice as many and the
+            rows of one shard are in memory at any time.
 
     Returns:
-        The ranking and the candidates that could not be scored, as `screening.columns` has them.
-
-    Raises:
-        ScreeningError: Rows were lost between the stages.
+        The ranking, as `screening.columns` has it, without the candidates that were not scored.
     """
-    merged = pa.concat_tables([_read_shard(path) for path in shards], promote_options="default")
-    sites = [name for name in merged.column_names if name.startswith("site_")]
-    failed = pc.is_valid(merged["reason"])
-    failures = merged.filter(failed).select(["prototype", "candidate", "formula", *sites, "reason"])
-    scored = merged.filter(pc.invert(failed)) if len(failures) else merged
-    if len(scored) + len(failures) != len(merged):
-        raise ScreeningError(
-            f"{len(merged)} candidates in the shards, but {len(scored)} ranked and "
-            f"{len(failures)} failed; please report this as a bug"
-        )
-    del merged
-    check_table(failures, FAILED_CANDIDATES)
-    return rank_again(scored.drop_columns("reason"), prototypes, rank_by), failures
+    if keep_top is None:
+        tables = [_read_scored(path) for path in shards]
+    else:
+        tables = _read_top(shards, prototypes, rank_by, keep_top)
+    merged = pa.concat_tables(tables or [_make_empty()], promote_options="default")
+    del tables
+    return rank_again(merged, prototypes, rank_by)
 
 
 def rank_again(
@@ -85,17 +91,10 @@ def rank_again(
         The ranking, as `screening.columns` has it.
     """
     order = find_order(candidates, rank_by)
-    place = {name: number for number, name in enumerate(prototypes)}
-    encoded = candidates["prototype"].combine_chunks().dictionary_encode()
-    names = np.array([place[name] for name in encoded.dictionary.to_pylist()], dtype=np.int64)
-    ties = (
-        candidates["candidate"].to_numpy(),
-        names[encoded.indices.to_numpy(zero_copy_only=False)],
-    )
-    best_first = np.lexsort((*ties, *reversed(_ascending(candidates, order))))
+    best_first = sort_candidates(candidates, prototypes, order)
 
     columns = dict(zip(candidates.column_names, candidates.columns, strict=True))
-    columns["rf_rank"] = _rank_by_forest(candidates, order, ties)
+    columns["rf_rank"] = _rank_by_forest(candidates, order, _read_ties(candidates, prototypes))
     columns["rank"] = pa.array(_places(best_first))
     del candidates
     rows = pa.array(best_first)
@@ -110,6 +109,51 @@ def rank_again(
     )
     check_table(ranking, RANKING)
     return ranking
+
+
+def sort_candidates(
+    candidates: pa.Table, prototypes: Sequence[str], order: RankBy
+) -> NDArray[np.intp]:
+    """Sort scored candidates: the one order of rankings, receipts and of what a shard keeps.
+
+    Args:
+        candidates: Any table with the columns `ORDER_COLUMNS`.
+        prototypes: Names of the campaign's prototypes in order.
+        order: What to sort by, as it is.
+
+    Returns:
+        Rows of the table, best first.
+    """
+    ties = _read_ties(candidates, prototypes)
+    return np.lexsort((*ties, *reversed(_ascending(candidates, order))))
+
+
+def resolve_order(
+    rank_by: RankBy, *, has_hull: bool, has_probability: bool, has_std: bool
+) -> RankBy:
+    """Say what a ranking will go by before any candidate is scored.
+
+    `find_order` says the same afterwards.
+
+    Args:
+        rank_by: What was asked for.
+        has_hull: Whether energies above hull are computed.
+        has_probability: Whether the model is calibrated, without which no candidate has a
+            probability of being stable.
+        has_std: Whether energies above hull have a standard deviation: by a calibrated model, or by
+            one of several members.
+
+    Returns:
+        What the candidates can be ranked by.
+    """
+    possible = {
+        RankBy.P_STABLE: has_hull and has_probability,
+        RankBy.UPPER_BOUND: has_hull and has_std,
+        RankBy.LOWER_BOUND: has_hull and has_std,
+        RankBy.ENERGY_ABOVE_HULL: has_hull,
+        RankBy.FORMATION_ENTHALPY: True,
+    }
+    return next(order for order in (rank_by, *_FALLBACKS[rank_by]) if possible[order])
 
 
 def find_order(candidates: pa.Table, rank_by: RankBy) -> RankBy:
@@ -186,11 +230,86 @@ def select_candidates(
     return chosen.slice(0, top)
 
 
-def _read_shard(path: Path) -> pa.Table:
-    """Read what the ranking and the table of failures hold; some columns are the shard's own."""
+def _read_top(
+    shards: Sequence[Path], prototypes: Sequence[str], order: RankBy, top: int
+) -> list[pa.Table]:
+    """Read shard after shard and return tables with the best candidates of all.
+
+    The tables together have the columns of all shards, also of those without such a candidate.
+    """
+    tables: list[pa.Table] = []
+    columns, rows, limit = pa.schema([]), 0, float("nan")
+    for path in shards:
+        scored = _read_scored(path, order, limit)
+        columns = pa.unify_schemas([columns, scored.schema])
+        if not len(scored):
+            continue
+        tables.append(scored)
+        rows += len(scored)
+        if rows >= 2 * top:
+            best = _take_best(columns, tables, prototypes, order, top)
+            limit = float(_ascending(best.slice(top - 1), order)[0][0])
+            tables, rows = [best], top
+    return [_take_best(columns, tables, prototypes, order, top)] if shards else []
+
+
+def _take_best(
+    columns: pa.Schema,
+    tables: Sequence[pa.Table],
+    prototypes: Sequence[str],
+    order: RankBy,
+    top: int,
+) -> pa.Table:
+    joined = pa.concat_tables([columns.empty_table(), *tables], promote_options="default")
+    return joined.take(pa.array(sort_candidates(joined, prototypes, order)[:top]))
+
+
+def _read_scored(
+    path: Path, order: RankBy = RankBy.FORMATION_ENTHALPY, limit: float = float("nan")
+) -> pa.Table:
+    """Read the scored candidates of a shard, and what the ranking holds of them.
+
+    Args:
+        path: Its table.
+        order: What to rank by.
+        limit: Largest of the numbers to sort by that can matter; NaN for all.
+    """
     with pq.ParquetFile(path) as file:
-        names = file.schema_arrow.names
-        return file.read([name for name in names if RANKING.column(name) or name == "reason"])
+        names = [name for name in file.schema_arrow.names if RANKING.column(name)]
+        keys = file.read([*ORDER_COLUMNS, "reason"])
+        wanted = np.asarray(keys["reason"].is_null())
+        if not np.isnan(limit):
+            wanted &= _ascending(keys, order)[0] <= limit
+        if not wanted.any():
+            schema = file.schema_arrow
+            return pa.schema([schema.field(name) for name in names]).empty_table()
+        table = file.read(names)
+    return table if wanted.all() else table.filter(pa.array(wanted))
+
+
+def _make_empty() -> pa.Table:
+    """Make the table of a campaign whose shards are all lost."""
+    columns = [column for column in SHARD.columns if RANKING.column(column.name)]
+    return pa.schema(
+        [
+            (column.name, pa.type_for_alias(column.dtype))
+            for column in columns
+            if not column.name.endswith("*")
+        ]
+    ).empty_table()
+
+
+def _read_ties(
+    candidates: pa.Table, prototypes: Sequence[str]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return what breaks ties: the candidate's index, and before it the place of its prototype."""
+    place = {name: number for number, name in enumerate(prototypes)}
+    encoded = candidates["prototype"].combine_chunks().dictionary_encode()
+    names = np.array([place[name] for name in encoded.dictionary.to_pylist()], dtype=np.int64)
+    return (
+        candidates["candidate"].to_numpy(),
+        names[encoded.indices.to_numpy(zero_copy_only=False)],
+    )
 
 
 def _ascending(candidates: pa.Table, order: RankBy) -> tuple[FloatArray, ...]:

@@ -19,28 +19,20 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import torch
 from numpy.typing import NDArray
 
-from screening.chemistry import (
-    CHEMISTRY_COLUMNS,
-    describe_chemistry,
-    perovskite_roles,
-    tabulate_chemistry,
-)
 from screening.competitors import identify_decorations
 from screening.enumerate import Candidates, Shard, enumerate_candidates
 from screening.errors import InputDataError
 from screening.features.schema import FEATURES
 from screening.featurize import featurize_candidates, find_failures, open_featurizer
-from screening.folder import BEST, BEST_COLUMNS, STD_EDGES, Receipt, RunFolder
-from screening.known import KnownCompounds, tabulate_known
+from screening.folder import Receipt, RunFolder
+from screening.known import KnownCompounds
 from screening.manifest import STAGES
 from screening.phases import Phases
-from screening.rank import rank_again
-from screening.requirements import Requirement, apply_requirements, parse_requirement
+from screening.poison import compute_without_poison
 from screening.score import (
     LoadedModel,
     Scores,
@@ -48,17 +40,16 @@ from screening.score import (
     pick_device,
     score_candidates,
 )
+from screening.selection import divide_requirements, meet_requirements, select_rows, show_best
 from screening.settings import RankBy
-from screening.shards import tabulate_shard
+from screening.shards import ScoredCandidates, tabulate_chemistry_of
 from screening.stability import Placement, place_on_hull
 
 if TYPE_CHECKING:
     from prototypes import CandidateSpace, Prototype
     from screening.features.prototype import PrototypeFeaturizer
     from screening.model_library import ScreeningModel
-
-SITE: Final = "site_"
-"""How the columns of the elements on the roles begin."""
+    from screening.requirements import Requirement
 
 DRIVER: Final = "driver"
 """What a receipt calls the worker if the command's own process computed the shard."""
@@ -131,16 +122,11 @@ def screen_shard(task: ShardTask, worker: int = 0, name: str = DRIVER) -> Receip
     device = pick_device(task.device, worker)
     loaded = load_scorer(task.model, task.model_hash, str(device), task.precision)
     clock = _Clock()
-    removed: dict[str, dict[str, int]] = {}
-    before, after = divide_requirements(task.require)
+    early, late = divide_requirements(task.require)
 
     with clock.measure("enumerate"):
         candidates = enumerate_candidates(task.space, task.shard.start, task.shard.stop)
-    with clock.measure("chemistry"):
-        described = describe_candidates(task.space, candidates)
-        kept = _test(before, described, removed)
-        described = described.filter(pa.array(kept))
-        candidates = candidates.select(kept)
+    candidates, chemistry, removed = _test_chemistry(task.space, candidates, early, clock)
     if task.scored is None:
         scores, reasons = _score(task.space, candidates, loaded, device, clock)
     else:
@@ -149,46 +135,29 @@ def screen_shard(task: ShardTask, worker: int = 0, name: str = DRIVER) -> Receip
         placement = _place(task, candidates, loaded, scores)
     with clock.measure("known"):
         known = _open_known(loaded.model, task.references, _find_change(task.references))
-        formulas = task.space.formulas(candidates.numbers)
-        described = pa.table(
-            {
-                **dict(zip(described.column_names, described.columns, strict=True)),
-                **tabulate_known(known, formulas, candidates.numbers, task.space.prototype),
-            }
-        )
+    scored = ScoredCandidates(
+        task.space, candidates, scores, reasons, placement, loaded.model, known
+    )
+    selection = select_rows(
+        scored, late, task.rank_by, task.keep_top, made=chemistry, measure=clock.measure
+    )
+    table = scored.select(selection.rows).tabulate(made=selection.table, measure=clock.measure)
     with clock.measure("write"):
-        table = tabulate_shard(
-            task.space,
-            candidates,
-            formulas,
-            scores,
-            reasons,
-            loaded.model,
-            placement=placement,
-            described=described,
-        )
-        table = table.filter(pa.array(_test(after, _with_all_sites(table, after), removed)))
         folder = RunFolder(task.folder)
         checksum = folder.write_shard(table, task.shard)
-    kept_rows = table.filter(pc.is_null(table["reason"]))
     receipt = Receipt(
         task.shard,
         campaign=task.campaign,
         candidates=len(table),
-        failed=len(table) - len(kept_rows),
+        failed=len(table) - table["reason"].null_count,
         scored=int(np.isfinite(scores.mean).sum()),
-        dropped=0,
-        below_hull=_count(pc.less_equal(kept_rows["energy_above_hull_ev_per_atom"], 0.0)),
-        probable=_count(pc.greater_equal(kept_rows["p_stable"], 0.5)),
-        std_histogram=_count_stds(kept_rows["formation_enthalpy_std_ev_per_atom"].to_numpy()),
+        dropped=selection.dropped,
+        below_hull=selection.below_hull,
+        probable=selection.probable,
+        std_histogram=selection.std_histogram,
         reasons=dict(Counter(table["reason"].drop_null().to_pylist())),
-        best=tuple(
-            rank_again(kept_rows, [task.shard.prototype], task.rank_by)
-            .slice(0, BEST)
-            .select(list(BEST_COLUMNS))
-            .to_pylist()
-        ),
-        removed=removed,
+        best=show_best(table, task.rank_by),
+        removed={**removed, **selection.removed},
         seconds={stage: round(each, 6) for stage, each in clock.seconds.items()},
         sha256=checksum,
         device=_name_device(device),
@@ -202,32 +171,7 @@ def screen_shard(task: ShardTask, worker: int = 0, name: str = DRIVER) -> Receip
     return receipt
 
 
-def describe_candidates(space: CandidateSpace, candidates: Candidates) -> pa.Table:
-    """Return what is known of candidates before they are scored: prototype, formula, chemistry.
-
-    Args:
-        space: Their space.
-        candidates: The candidates.
-
-    Returns:
-        One row for each, with columns of `screening.columns.RANKING`.
-    """
-    chemistry = describe_chemistry(
-        candidates.numbers, space.prototype.amounts, perovskite_roles(space.prototype)
-    )
-    return pa.table(tabulate_chemistry(chemistry))
-
-
-def divide_requirements(
-    texts: Sequence[str],
-) -> tuple[tuple[Requirement, ...], tuple[Requirement, ...]]:
-    """Return the conditions that can be tested before candidates are scored, and the others."""
-    requirements = [parse_requirement(text) for text in texts]
-    early = tuple(each for each in requirements if each.column in CHEMISTRY_COLUMNS)
-    return early, tuple(each for each in requirements if each not in early)
-
-
-def read_scores(path: Path, candidates: Candidates) -> tuple[Scores, dict[int, str]]:
+def read_scores(path: Path, candidates: Candidates) -> tuple[Scores, NDArray[np.object_]]:
     """Take the scores of candidates from a shard that was computed earlier.
 
     Args:
@@ -235,7 +179,7 @@ def read_scores(path: Path, candidates: Candidates) -> tuple[Scores, dict[int, s
         candidates: The candidates that it must hold.
 
     Returns:
-        Their scores, and why some of them failed, by row.
+        Their scores, and why they failed, None for those that did not, shape (m,).
 
     Raises:
         InputDataError: The table holds other candidates or cannot be read.
@@ -254,7 +198,7 @@ def read_scores(path: Path, candidates: Candidates) -> tuple[Scores, dict[int, s
 
     names = [n for n in table.column_names if n.startswith("member_")]
     members = [f"member_{number}_ev_per_atom" for number in range(1, len(names) + 1)]
-    reasons = table["reason"].to_pylist()
+    reasons = np.array(table["reason"].to_pylist(), dtype=object)
     scores = Scores(
         mean=column("formation_enthalpy_ev_per_atom"),
         std=column("formation_enthalpy_std_ev_per_atom"),
@@ -268,7 +212,24 @@ def read_scores(path: Path, candidates: Candidates) -> tuple[Scores, dict[int, s
         forest_seconds=0.0,
         uncertainty_seconds=0.0,
     )
-    return scores, {row: reason for row, reason in enumerate(reasons) if reason is not None}
+    return scores, reasons
+
+
+def _test_chemistry(
+    space: CandidateSpace, candidates: Candidates, early: Sequence[Requirement], clock: _Clock
+) -> tuple[Candidates, pa.Table | None, dict[str, dict[str, int]]]:
+    """Test conditions on the chemistry, if there are any.
+
+    Returns:
+        The candidates that meet them; their chemistry, None without conditions; and what each
+        condition did.
+    """
+    if not early:
+        return candidates, None, {}
+    with clock.measure("chemistry"):
+        table = pa.table(tabulate_chemistry_of(space, candidates))
+        rows, removed = meet_requirements(early, table)
+        return candidates.select(rows), table.take(pa.array(rows)), removed
 
 
 def _score(
@@ -277,26 +238,50 @@ def _score(
     loaded: LoadedModel,
     device: torch.device,
     clock: _Clock,
-) -> tuple[Scores, dict[int, str]]:
+) -> tuple[Scores, NDArray[np.object_]]:
     """Featurize and score candidates block by block; NaN and a reason for those that fail."""
     featurizer = _open_featurizer(space.prototype)
     parts: list[Scores] = []
-    reasons: dict[int, str] = {}
-    for number, block in enumerate(candidates.blocks(BLOCK)):
-        with clock.measure("featurize"):
-            features = featurize_candidates(featurizer, block.numbers, device)
-            failed = find_failures(features)
-            rows = np.setdiff1d(np.arange(len(block)), list(failed))
-        scores = score_candidates(loaded, features[torch.from_numpy(rows).to(device)])
+    reasons: list[NDArray[np.object_]] = []
+    for block in candidates.blocks(BLOCK):
+
+        def score(rows: NDArray[np.int64], block: Candidates = block) -> _Scored:
+            return _score_rows(featurizer, block.numbers[rows], loaded, device, clock)
+
+        (scores, failed), rows, poison = compute_without_poison(score, len(block))
         clock.seconds["irnet"] += scores.network_seconds
         clock.seconds["forest"] += scores.forest_seconds
         clock.seconds["uncertainty"] += scores.uncertainty_seconds
         parts.append(scores.place(rows, len(block)))
-        reasons |= {number * BLOCK + row: reason for row, reason in failed.items()}
+        of_block = np.full(len(block), None, dtype=object)
+        for row, reason in failed.items():
+            of_block[rows[row]] = reason
+        for row, reason in poison.items():
+            of_block[row] = reason
+        reasons.append(of_block)
     if not parts:
         empty = torch.empty((0, len(FEATURES)), device=device)
-        parts.append(score_candidates(loaded, empty))
-    return Scores.join(parts), reasons
+        return score_candidates(loaded, empty), np.empty(0, dtype=object)
+    return Scores.join(parts), np.concatenate(reasons)
+
+
+_Scored = tuple[Scores, dict[int, str]]
+
+
+def _score_rows(
+    featurizer: PrototypeFeaturizer,
+    numbers: NDArray[np.uint8],
+    loaded: LoadedModel,
+    device: torch.device,
+    clock: _Clock,
+) -> _Scored:
+    """Featurize and score candidates together; NaN and a reason for those without features."""
+    with clock.measure("featurize"):
+        features = featurize_candidates(featurizer, numbers, device)
+        failed = find_failures(features)
+        rows = np.setdiff1d(np.arange(len(numbers)), list(failed))
+    scores = score_candidates(loaded, features[torch.from_numpy(rows).to(device)])
+    return scores.place(rows, len(numbers)), failed
 
 
 def _place(
@@ -314,37 +299,6 @@ def _place(
         within=task.stable_within,
         identities=identify_decorations(prototype, candidates.numbers),
     )
-
-
-def _with_all_sites(table: pa.Table, requirements: Sequence[Requirement]) -> pa.Table:
-    """Add the roles that conditions ask for and another prototype of the campaign has, as null."""
-    for requirement in requirements:
-        name = requirement.column
-        if name.startswith(SITE) and name not in table.column_names:
-            table = table.append_column(name, pa.nulls(len(table), pa.string()))
-    return table
-
-
-def _test(
-    requirements: Sequence[Requirement], table: pa.Table, removed: dict[str, dict[str, int]]
-) -> NDArray[np.bool_]:
-    """Say which rows meet all conditions, and count in `removed` what each one takes away."""
-    keep, outcomes = apply_requirements(requirements, table)
-    for requirement, outcome in zip(requirements, outcomes, strict=True):
-        removed[requirement.text] = {
-            "removed": outcome.removed,
-            "not_applicable": outcome.not_applicable,
-        }
-    return keep
-
-
-def _count(flags: pa.ChunkedArray) -> int:
-    return int(pc.sum(flags).as_py() or 0)
-
-
-def _count_stds(stds: NDArray[np.float64]) -> tuple[int, ...]:
-    counts, _ = np.histogram(stds, (*STD_EDGES, np.inf))
-    return tuple(counts.tolist())
 
 
 class _Clock:

@@ -10,14 +10,13 @@ hull of predicted competitors scatters as much as these do together.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from screening.hull import find_mixtures, write_decompositions
+from screening.hull import Mixtures, find_mixtures, write_decompositions
 
 if TYPE_CHECKING:
     from irnet.uncertainty import Uncertainty
@@ -49,6 +48,10 @@ class Stability:
     std: FloatArray
     p_stable: FloatArray
     forest_energy_above_hull: FloatArray
+
+    def select(self, rows: NDArray[np.int64]) -> Stability:
+        """The stability of some candidates, rows of shape (r,)."""
+        return Stability(*(getattr(self, field.name)[rows] for field in fields(self)))
 
 
 def judge_stability(
@@ -128,13 +131,36 @@ class Placement:
     Attributes:
         stability: Energies above hull and probabilities of m candidates; NaN for those that could
             not be scored.
-        decompositions: Lowest mixture of competing phases of each, (m,).
-        references: Competing phases in the chemical system of each, (m,).
+        mixtures: Lowest mixture of competing phases of each, (m,).
+        phases: The competing phases.
+        numbers: Atomic numbers of the candidates, 0 for none, (m, k).
+        amounts: Atoms of each, (k,) or (m, k).
     """
 
     stability: Stability
-    decompositions: Sequence[str]
-    references: NDArray[np.int64]
+    mixtures: Mixtures
+    phases: Phases
+    numbers: NDArray[np.integer]
+    amounts: NDArray[np.integer]
+
+    @property
+    def references(self) -> NDArray[np.int64]:
+        """Competing phases in the chemical system of each candidate, (m,)."""
+        return self.mixtures.references
+
+    def write_decompositions(self) -> list[str]:
+        """Write the lowest mixture of each candidate."""
+        return write_decompositions(self.phases, self.mixtures, self.numbers, self.amounts)
+
+    def select(self, rows: NDArray[np.int64]) -> Placement:
+        """The placement of some candidates, rows of shape (r,)."""
+        return replace(
+            self,
+            stability=self.stability.select(rows),
+            mixtures=self.mixtures.select(rows),
+            numbers=self.numbers[rows],
+            amounts=self.amounts[rows] if self.amounts.ndim == 2 else self.amounts,
+        )
 
 
 def place_on_hull(
@@ -190,6 +216,8 @@ def place_on_hull(
             among(judged.p_stable),
             among(judged.forest_energy_above_hull),
         ),
-        write_decompositions(phases, mixtures, numbers, amounts),
-        mixtures.references,
+        mixtures,
+        phases,
+        numbers,
+        np.asarray(amounts),
     )

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from prototypes import ATOMIC_NUMBERS, Prototype, find_prototype
 from screening.columns import KNOWN, KNOWN_DETAILS
-from screening.known import KnownCompounds, tabulate_known
+from screening.known import KnownCompounds, tabulate_known, tabulate_nearest
 from screening.model_library import load_model
 from screening.phases import Phases
 from screening.training_table import TrainingTable, name_structure_type
@@ -106,7 +106,8 @@ def test_columns_are_those_of_the_registry(compounds: KnownCompounds) -> None:
     prototype = find_prototype("B2")
     symbols = [("Na", "Cl"), ("K", "Cl"), ("Rb", "Cl")]
     numbers = np.array([[ATOMIC_NUMBERS[s] for s in pair] for pair in symbols], dtype=np.uint8)
-    columns = tabulate_known(compounds, ["NaCl", "KCl", "RbCl"], numbers, prototype)
+    columns = tabulate_known(compounds, ["NaCl", "KCl", "RbCl"], prototype)
+    columns |= tabulate_nearest(compounds, numbers, prototype.amounts)
     assert list(columns) == [KNOWN.name, *(column.name for column in KNOWN_DETAILS)]
     for column in (KNOWN, *KNOWN_DETAILS):
         assert columns[column.name].type == pa.type_for_alias(column.dtype)
@@ -133,7 +134,9 @@ def test_elements_beyond_the_scale_are_no_neighbours() -> None:
 def test_nothing_known_leaves_nulls() -> None:
     prototype = find_prototype("B2")
     numbers = np.array([[11, 17]], dtype=np.uint8)
-    columns = tabulate_known(KnownCompounds.of(TrainingTable.of([])), ["NaCl"], numbers, prototype)
+    nothing = KnownCompounds.of(TrainingTable.of([]))
+    columns = tabulate_known(nothing, ["NaCl"], prototype)
+    columns |= tabulate_nearest(nothing, numbers, prototype.amounts)
     assert [columns[name].to_pylist() for name in columns] == [[False]] + [[None]] * 5
 
 

@@ -47,7 +47,7 @@ def rank(
 ) -> pa.Table:
     path = folder / "shard.parquet"
     write_table(make_shard(rows), path, SHARD)
-    return rank_candidates([path], prototypes, rank_by)[0]
+    return rank_candidates([path], prototypes, rank_by)
 
 
 numbers = st.sampled_from([-1.0, -0.5, 0.0, 0.5])
@@ -95,7 +95,7 @@ def test_ranks_are_those_of_pandas_whatever_the_shards(
     for number in range(0, len(rows), 7):
         paths.append(tmp_path / f"{number}.parquet")
         write_table(make_shard(rows[number : number + 7]), paths[-1], SHARD)
-    ranking, failures = rank_candidates(paths, ["b", "a"], rank_by)
+    ranking = rank_candidates(paths, ["b", "a"], rank_by)
 
     frame = pd.DataFrame(drawn).astype(
         dict.fromkeys([name for name in drawn[0] if name not in ("prototype", "candidate")], float)
@@ -119,7 +119,6 @@ def test_ranks_are_those_of_pandas_whatever_the_shards(
     assert ranking["rank"].to_pylist() == list(range(1, len(frame) + 1))
     for column in ("prototype", "candidate", "rf_rank", "formation_enthalpy_ev_per_atom"):
         assert ranking[column].to_pylist() == frame[column].to_list()
-    assert len(failures) == 0
 
 
 def test_the_bound_leaves_one_in_ten_of_a_normal_distribution() -> None:
@@ -227,28 +226,24 @@ def write_shards(tmp_path: Path) -> list[Path]:
     return paths
 
 
-def test_failures_stand_apart_with_their_reason(tmp_path: Path) -> None:
-    ranking, failures = rank_candidates(write_shards(tmp_path), ["B2", "L1_0"])
-    assert len(ranking) == 4
-    (failure,) = failures.to_pylist()
-    assert failure["candidate"] == 5
-    assert failure["reason"] == "feature not finite"
-    assert failure["site_D"] == "Fe"
+def test_what_was_not_scored_is_not_ranked(tmp_path: Path) -> None:
+    ranking = rank_candidates(write_shards(tmp_path), ["B2", "L1_0"])
+    assert ranking["prototype"].to_pylist() == ["B2"] * 4
 
 
 def test_without_a_forest_its_ranks_are_null(tmp_path: Path) -> None:
-    ranking, _ = rank_candidates(write_shards(tmp_path), ["B2", "L1_0"])
+    ranking = rank_candidates(write_shards(tmp_path), ["B2", "L1_0"])
     assert ranking["rf_rank"].to_pylist() == [None] * 4
 
 
 def test_further_roles_stand_after_the_first_three(tmp_path: Path) -> None:
-    ranking, _ = rank_candidates(write_shards(tmp_path), ["B2", "L1_0"])
+    ranking = rank_candidates(write_shards(tmp_path), ["B2", "L1_0"])
     names = ranking.column_names
     assert names[names.index("site_X") + 1] == "site_D"
 
 
 def test_selection_keeps_the_ranks_of_the_campaign(tmp_path: Path) -> None:
-    ranking, _ = rank_candidates(write_shards(tmp_path), ["B2", "L1_0"])
+    ranking = rank_candidates(write_shards(tmp_path), ["B2", "L1_0"])
 
     def ranks(**wanted: Any) -> list[int]:
         return select_candidates(ranking, **wanted)["rank"].to_pylist()
@@ -272,7 +267,7 @@ def test_selection_keeps_the_ranks_of_the_campaign(tmp_path: Path) -> None:
 
 
 def test_selection_names_the_nearest(tmp_path: Path) -> None:
-    ranking, _ = rank_candidates(write_shards(tmp_path), ["B2", "L1_0"])
+    ranking = rank_candidates(write_shards(tmp_path), ["B2", "L1_0"])
     with pytest.raises(ConfigurationError, match=r'no candidate of this campaign holds li.*"Li"'):
         select_candidates(ranking, containing=["li"])
     with pytest.raises(ConfigurationError, match="spinel; it has B2"):
