@@ -32,6 +32,7 @@ import psutil
 from machine import describe_machine
 
 from prototypes import ELEMENTS_89, SYMBOLS
+from screening.enumerate import restore_grid
 
 PROTOTYPE = "double_perovskite"
 SMALLEST = 5
@@ -141,7 +142,7 @@ def run_campaign(elements: int, options: list[str], out: Path) -> Run:
     sizes = [path.stat().st_size for path in out.rglob("*") if path.is_file()]
     return Run(
         candidates=manifest["counts"]["total"],
-        shards=len(manifest["shards"]),
+        shards=len(restore_grid(manifest["grid"])),
         wall_seconds=seconds,
         driver_seconds=usage.driver_seconds,
         driver_memory=usage.driver_memory,

@@ -267,4 +267,4 @@ def _open_ranking(path: Path, rank_by: str | None) -> tuple[RunFolder, pa.Table]
             f"{path / 'campaign.toml'}"
         )
     tables = [folder.table_path(receipt.shard) for receipt in finished]
-    return folder, rank_candidates(tables, folder.prototypes, order)[0]
+    return folder, rank_candidates(tables, folder.prototypes, order)
