@@ -27,6 +27,7 @@ from screening import (
     commands_watch,
 )
 from screening.errors import exit_code_of
+from screening.printing import echo
 
 
 class ErrorReportingGroup(TyperGroup):
@@ -41,7 +42,7 @@ class ErrorReportingGroup(TyperGroup):
             if code is None:
                 raise
             message = str(error) or "interrupted"
-            typer.echo(f"error: {message}", err=True)
+            echo(f"error: {message}", err=True)
             raise typer.Exit(code) from error
 
 

@@ -23,6 +23,7 @@ from screening.completion import (
     complete_order,
 )
 from screening.errors import ConfigurationError, suggest
+from screening.printing import echo
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -132,7 +133,7 @@ SchedulerOption = Annotated[
 
 def say(sentence: str) -> None:
     """Write a sentence to stderr."""
-    typer.echo(sentence, err=True)
+    echo(sentence, err=True)
 
 
 def count_structures(count: int) -> str:
@@ -343,10 +344,11 @@ def print_table(title: str, rows: Sequence[Sequence[str]]) -> None:
 
     Columns that find no room beside the others go below, with the labels of the rows again.
     """
-    from rich.console import Console
     from rich.table import Table
 
-    console = Console(width=None if sys.stdout.isatty() else WIDTH_OF_FILES, markup=False)
+    from screening.console import PrintableConsole
+
+    console = PrintableConsole(width=None if sys.stdout.isatty() else WIDTH_OF_FILES, markup=False)
     names, parts = _fit_columns(rows, console.width)
     for number, columns in enumerate(parts):
         table = Table(title=title or None if number == 0 else None, title_justify="left", box=None)

@@ -26,6 +26,7 @@ from screening.command_parts import (
 )
 from screening.commands_structures import EngineOption, check_engine
 from screening.errors import ConfigurationError, OutputError, suggest
+from screening.printing import echo
 
 if TYPE_CHECKING:
     from screening.backtest import Calibration
@@ -197,7 +198,7 @@ def backtest(
     if len(probabilities) > 1:
         print_table("probability of being stable", probabilities)
     for sentence in (*summarise(result), *describe_test(result)):
-        typer.echo(f"- {sentence}")
+        echo(f"- {sentence}")
     if out is not None:
         for path in write_report(result, loaded, out, ("screening", *sys.argv[1:])):
             say(f"wrote {path}")

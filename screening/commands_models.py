@@ -19,6 +19,7 @@ from screening.command_parts import (
     say,
 )
 from screening.errors import ConfigurationError
+from screening.printing import echo
 
 if TYPE_CHECKING:
     from screening.evaluation import Geometry
@@ -144,7 +145,7 @@ def show_model(
     folder = find_model(model)
     card = read_card(folder)
     if json:
-        typer.echo(card.model_dump_json(indent=1))
+        echo(card.model_dump_json(indent=1))
         return
     size = sum(path.stat().st_size for path in model_files(folder)) / 1e6
     unit = read_unit(folder)
@@ -170,7 +171,7 @@ def show_model(
                 f"intervals, {name}, widths in {unit}",
             )
     for limit in card.limits:
-        typer.echo(f"- {limit}")
+        echo(f"- {limit}")
 
 
 def bundle(
@@ -295,25 +296,25 @@ def _print_making(card: Card) -> None:
             f"change of the networks {cost.largest_irnet_change:.4f} eV/atom"
         )
     for line in lines:
-        typer.echo(fill(line, 100, initial_indent="  ", subsequent_indent="    "))
+        echo(fill(line, 100, initial_indent="  ", subsequent_indent="    "))
 
 
 def _print_card(card: Card, size: str, unit: str) -> None:
     score = card.find_score("held_out")
-    typer.echo(f"{card.name}  ({size}, {card.training.members} × {card.training.architecture})")
-    typer.echo(f"  {card.description}")
-    typer.echo(
+    echo(f"{card.name}  ({size}, {card.training.members} × {card.training.architecture})")
+    echo(f"  {card.description}")
+    echo(
         f"  trained on {card.data.rows:,} structures, {card.data.formulas:,} compositions, "
         f"{len(card.data.elements)} elements; licence: {card.licence}"
     )
     if score is not None:
-        typer.echo(f"  held-out MAE {score.mae:.4f} {unit} (n = {score.n:,})")
+        echo(f"  held-out MAE {score.mae:.4f} {unit} (n = {score.n:,})")
     if card.calibration is not None:
-        typer.echo(
+        echo(
             f"  {card.calibration.level:.0%} intervals, fitted on {card.calibration.rows:,} "
             f"compounds of {card.calibration.groups:,} chemical systems"
         )
     if card.measured_on_twin:
-        typer.echo(f"  errors are those of {card.measured_on_twin}")
+        echo(f"  errors are those of {card.measured_on_twin}")
     for source in card.data.sources:
-        typer.echo(f"  {source.what}: {source.citation} ({source.licence})")
+        echo(f"  {source.what}: {source.citation} ({source.licence})")

@@ -8,6 +8,7 @@ import typer
 
 from screening.command_parts import say
 from screening.errors import ConfigurationError
+from screening.printing import echo
 
 if TYPE_CHECKING:
     from prototypes import PrototypeRecord
@@ -56,12 +57,12 @@ def prototypes(
     ]
     in_full = records if len(records) <= ROWS_IN_FULL else exact
     if in_full:
-        typer.echo("\n\n".join(map(_describe_prototype, in_full)))
+        echo("\n\n".join(map(_describe_prototype, in_full)))
     records = [record for record in records if record not in in_full]
     if not records:
         return
     if in_full:
-        typer.echo(f'\nalso with "{search}" in a name:')
+        echo(f'\nalso with "{search}" in a name:')
     rows = [("name", "formula", "sites", "Strukturbericht", "mineral", "geometry")]
     rows += [
         (
@@ -77,7 +78,7 @@ def prototypes(
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         line = "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))
-        typer.echo(line.rstrip())
+        echo(line.rstrip())
     say("roles, sources and doubts of some of them: screening prototypes WORD")
 
 

@@ -15,11 +15,14 @@ import pyarrow as pa
 from screening.columns import written_atomically
 from screening.errors import OutputError
 from screening.folder import write_csv
+from screening.printing import make_printable
 
 if TYPE_CHECKING:
     from prototypes import Prototype
 
 
+_UNUSUAL: Final = re.compile(r"[^\w.+()-]")
+_LONGEST_PART: Final = 60
 _EXPORTED_NAME: Final = re.compile(r"\d{6,}_.+_.+\.(cif|vasp)")
 
 
@@ -44,6 +47,20 @@ class Exported:
     files: tuple[Path, ...]
     failures: tuple[tuple[str, str], ...]
     older: tuple[Path, ...] = ()
+
+
+def name_file(rank: int, prototype: str, formula: str) -> str:
+    """Return the name of a candidate's file, without its ending.
+
+    A prototype from a file is called what the file was called, and a ranking may be a stranger's:
+    what is no letter, digit or one of ``.+-_()`` becomes ``_``, and a long name is cut.
+
+    Example:
+        >>> name_file(7, "../../evil", "CaTiO3")
+        '000007_.._.._evil_CaTiO3'
+    """
+    parts = (_UNUSUAL.sub("_", part)[:_LONGEST_PART] for part in (prototype, formula))
+    return "_".join([f"{rank:06d}", *parts])
 
 
 def export_candidates(
@@ -87,17 +104,22 @@ def export_candidates(
         warnings.filterwarnings("ignore", message="No Pauling electronegativity")
         for row in rows.to_pylist():
             prototype = prototypes[row["prototype"]]
-            numbers = [ATOMIC_NUMBERS[row[f"site_{role}"]] for role in prototype.roles]
-            name = f"{row['rank']:06d}_{row['prototype']}_{row['formula']}"
+            name = name_file(row["rank"], row["prototype"], row["formula"])
             try:
+                numbers = [ATOMIC_NUMBERS[row[f"site_{role}"]] for role in prototype.roles]
                 structure = build_structure(prototype, numbers)
+            except KeyError as error:
+                failures.append((name, f"no element on some site ({error})"))
+                continue
             except (PrototypeError, ValueError, ArithmeticError) as error:
                 failures.append((name, str(error)))
                 continue
             if form is ExportFormat.CIF:
                 path, text = folder / f"{name}.cif", str(CifWriter(structure, symprec=0.01))
             else:
-                comment = f"{row['formula']} {row['prototype']} rank {row['rank']}"
+                comment = make_printable(
+                    f"{row['formula']} {row['prototype']} rank {row['rank']}".replace("\n", " ")
+                )
                 ordered = structure.get_sorted_structure()
                 path, text = folder / f"{name}.vasp", Poscar(ordered, comment=comment).get_str()
             with written_atomically(path) as temporary:

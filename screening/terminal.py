@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from screening.console import PrintableConsole
 from screening.settings import DEFAULT_STABLE_WITHIN, RankBy
 
 if TYPE_CHECKING:
@@ -50,13 +51,16 @@ _ORDERS: Final = {
     RankBy.LOWER_BOUND: "the energy above hull that nine in ten are to exceed",
 }
 
+MOST_REASONS: Final = 3
+"""Reasons of failures that are named."""
+
 
 def open_stdout() -> Console:
     """Return the console for results; wide enough for tables where it is no terminal.
 
     What stands in brackets is text, such as the ends of an interval.
     """
-    return Console(width=None if sys.stdout.isatty() else WIDTH_OF_FILES, markup=False)
+    return PrintableConsole(width=None if sys.stdout.isatty() else WIDTH_OF_FILES, markup=False)
 
 
 @dataclass(frozen=True)
@@ -568,4 +572,43 @@ def describe_requirements(removed: Mapping[str, Mapping[str, int]]) -> list[str]
                 else f"; it does not apply to {without}, which stay"
             )
         lines.append(f"{line}.")
+    return lines
+
+
+def describe_kept(manifest: Mapping[str, Any]) -> list[str]:
+    """Say how many scored candidates a campaign did not keep; nothing if it kept all.
+
+    Args:
+        manifest: Of the campaign.
+    """
+    dropped = manifest["dropped"]
+    if not dropped:
+        return []
+    kept = manifest["rows"]["scored"]
+    return [
+        f"{kept + dropped:,} candidates were scored and the best {kept:,} are kept; ranks by the "
+        "Random Forest, and what it shares with IRNet, are among these."
+    ]
+
+
+def describe_failures(manifest: Mapping[str, Any], path: Path) -> list[str]:
+    """Say what could not be scored and why; nothing if all was.
+
+    Args:
+        manifest: Of the campaign.
+        path: Where these candidates are.
+    """
+    failed, lost = manifest["rows"]["failed"], manifest["shards_set_aside"]
+    if not failed:
+        return []
+    reasons = list(manifest["reasons"].items())
+    named = "; ".join(f"{reason} ({count:,})" for reason, count in reasons[:MOST_REASONS])
+    more = "; ..." if len(reasons) > MOST_REASONS else ""
+    lines = [f"{failed:,} candidates could not be scored: {named}{more}; they are in {path}."]
+    if lost:
+        shards = "shard was" if lost == 1 else "shards were"
+        lines.append(
+            f"{lost:,} {shards} set aside after repeated failures; the same command tries "
+            f"{'it' if lost == 1 else 'them'} again."
+        )
     return lines
