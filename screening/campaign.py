@@ -8,16 +8,17 @@ computed by Dask workers or in this process, by the same function.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import numpy as np
 import pyarrow as pa
-import torch
 
 from prototypes import find_doubt
 from screening.comparison import Comparison, compare_models
@@ -30,9 +31,24 @@ from screening.competitors import (
     plan_competitors,
     score_competitor_range,
 )
-from screening.enumerate import Shard, count_candidates, plan_shards
-from screening.errors import CampaignInterrupted, ConfigurationError, ScreeningError
-from screening.folder import Receipt, RunFolder
+from screening.enumerate import (
+    Shard,
+    ShardGrid,
+    count_candidates,
+    describe_grid,
+    enumerate_candidates,
+    plan_shards,
+)
+from screening.errors import (
+    CampaignInterrupted,
+    ConfigurationError,
+    InputDataError,
+    ScreeningError,
+    WorkerKilledError,
+)
+from screening.failures import LostShard, gather_failures
+from screening.folder import DamagedShard, Receipt, RunFolder, check_receipt, describe_damage
+from screening.local_tasks import Done, Lost, take_results
 from screening.manifest import (
     describe_competitors,
     describe_environment,
@@ -40,16 +56,19 @@ from screening.manifest import (
     describe_prototype,
     identify,
     resolve_settings,
-    sum_removed,
-    sum_stages,
+    sum_receipts,
 )
 from screening.phases import Phases
-from screening.rank import find_order, rank_candidates
+from screening.rank import rank_candidates, resolve_order
 from screening.references import References, read_references
 from screening.report import render_report
 from screening.score import pick_device
-from screening.settings import CampaignSettings, Device, count_cores
-from screening.shard_tasks import SITE, ShardTask, divide_requirements, screen_shard
+from screening.selection import divide_requirements
+from screening.settings import CampaignSettings, RankBy
+from screening.shard_tasks import ShardTask, screen_shard
+from screening.shards import SITE
+from screening.status import CampaignStatus, State, StatusTracker, StatusWriter
+from screening.workforce import Workforce, count_threads, describe_place
 
 if TYPE_CHECKING:
     from prototypes import CandidateSpace
@@ -59,8 +78,8 @@ REFERENCES_NAME: Final = "references.arrow"
 PHASES_NAME: Final = "phases.arrow"
 """Files of reference phases, and of these with the candidates where candidates compete."""
 
-Work = Callable[[Callable[[Any, int], Any], Sequence[Any]], Iterator[Any]]
-"""Calls a function for each task on the workers and yields the results as they come."""
+MOST_LOST: Final = 3
+"""Shards that may be lost before any is finished: more, and it is not the shards' fault."""
 
 
 class Observer(Protocol):
@@ -95,8 +114,11 @@ class Observer(Protocol):
     def advance_competitors(self) -> None:
         """One more task of competing phases is finished."""
 
-    def advance(self, receipt: Receipt) -> None:
-        """A shard is finished."""
+    def advance(self, status: CampaignStatus) -> None:
+        """One more shard is finished or set aside."""
+
+    def lose(self, shard: Shard, reason: str) -> None:
+        """A shard failed each time that it was tried, and is set aside."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,14 +127,12 @@ class CampaignResult:
 
     Attributes:
         folder: The result folder.
-        ranking: All scored candidates, best first.
-        failures: Candidates that could not be scored.
+        ranking: The scored candidates that are kept, best first.
         comparison: The ensemble beside the Random Forest; None without a forest.
     """
 
     folder: RunFolder
     ranking: pa.Table
-    failures: pa.Table
     comparison: Comparison | None
 
 
@@ -122,6 +142,7 @@ def run_campaign(
     pools: Mapping[str, tuple[int, ...]],
     observer: Observer,
     scored: RunFolder | None = None,
+    performance_report: Path | None = None,
 ) -> CampaignResult:
     """Run a campaign, or go on with the one that the result folder holds.
 
@@ -132,18 +153,19 @@ def run_campaign(
         observer: Told of the progress.
         scored: Folder of the same campaign with other competitors, whose predictions are taken
             over; None computes them.
+        performance_report: Where Dask's performance report goes; None writes none.
 
     Returns:
         The ranking and where it is.
 
     Raises:
         ScreeningError: Anything the user can cure; finished shards are kept.
-        CampaignInterrupted: Ctrl-C; finished shards are kept.
+        CampaignInterrupted: Ctrl-C; finished shards are kept and ranked.
     """
     from screening.model_library import load_enthalpy_model
 
     started = time.perf_counter()
-    if settings.cluster.scheduler is None:
+    if not settings.cluster.is_elsewhere and not settings.cluster.is_batch:
         pick_device(settings.device)
     _check_roles(settings, spaces)
     model = load_enthalpy_model(settings.model)
@@ -152,9 +174,16 @@ def run_campaign(
     if scored is not None:
         _check_earlier(scored, settings, model)
     plan = plan_competitors(spaces, settings.predicted_competitors, settings.compete)
-    shards = plan_shards(spaces, settings.shard_size)
-    identity = identify(settings, spaces, pools, model, references, plan)
+    has_hull = references is not None or plan.total > 0
+    order = resolve_order(
+        settings.rank_by,
+        has_hull=has_hull,
+        has_probability=model.uncertainty is not None,
+        has_std=model.uncertainty is not None or len(model.ensemble.members) > 1,
+    )
+    identity = identify(settings, spaces, pools, model, references, plan, order)
     counts = count_candidates(spaces)
+    shards = plan_shards(spaces, settings.shard_size)
     manifest = {
         "campaign": identity,
         "environment": describe_environment(),
@@ -165,70 +194,241 @@ def run_campaign(
         },
         "counts": {**counts, "total": sum(counts.values())},
         "rank_by": str(settings.rank_by),
-        "shards": [[s.number, s.prototype, s.start, s.stop] for s in shards],
+        "ranked_by": str(order),
+        "grid": describe_grid(shards),
     }
-    with (
-        RunFolder.claim(settings.out, identity, observer.note) as folder,
-        _hire_workers(settings, observer) as work,
-    ):
-        earlier = folder.manifest.get("runs", []) if folder.manifest_path.is_file() else []
-        finished = {receipt.shard: receipt for receipt in folder.read_receipts(shards)}
-        already = len(finished)
-        folder.write_manifest(manifest | {"runs": earlier})
-        folder.write_text("campaign.toml", resolve_settings(settings, pools, spaces))
-        try:
-            observer.begin(counts, pools, sum(each.enumerated for each in finished.values()))
-            phases, predicted = _gather_phases(
-                settings, model, references, plan, folder, work, observer
-            )
-            tasks = [
-                _make_task(settings, space, shard, model, folder, phases, scored)
-                for space in spaces
-                for shard in shards
-                if shard.prototype == space.prototype.name and shard not in finished
-            ]
-            for receipt in work(screen_shard, tasks):
-                finished[receipt.shard] = receipt
-                observer.advance(receipt)
-        except KeyboardInterrupt as error:
-            raise CampaignInterrupted(
-                f"interrupted: {len(finished)} of {len(shards)} shards are finished and kept in "
-                f"{settings.out}; run the same command again to go on, or look at them with: "
-                f"screening show {settings.out}"
-            ) from error
-        receipts = [finished[shard] for shard in shards]
-        _check_counts(spaces, receipts)
+    with RunFolder.claim(settings.out, identity, observer.note) as folder:
+        run = _Run(settings, spaces, folder, shards, order, observer, started)
+        run.begin(manifest, resolve_settings(settings, pools, spaces))
+        with (
+            StatusWriter(folder.path, run.tracker, observer.note) as writer,
+            Workforce(
+                settings,
+                folder.path.resolve(),
+                tracker=run.tracker,
+                writer=writer,
+                note=observer.note,
+                watch_at=observer.watch_at,
+                performance_report=performance_report,
+            ) as workforce,
+        ):
+            try:
+                observer.begin(counts, pools, run.enumerated)
+                phases, predicted = _gather_phases(
+                    settings, model, references, plan, folder, workforce, run.tracker, observer
+                )
+                manifest["competitors"] = describe_competitors(
+                    settings, references, plan, predicted
+                )
+                run.screen(workforce, run.list_tasks(model, phases, scored))
+            except KeyboardInterrupt as error:
+                writer.end(State.INTERRUPTED)
+                run.conclude(manifest, State.INTERRUPTED)
+                raise CampaignInterrupted(
+                    f"interrupted: {len(run.finished)} of {len(shards)} shards are finished and "
+                    f"kept in {settings.out}{', and ranked' if run.finished else ''}; run the same "
+                    f"command again to go on, or look at them with: screening show {settings.out}"
+                ) from error
+            run.check_counts()
+            result = run.conclude(manifest, State.COMPLETE)
+            writer.end(State.COMPLETE)
+    return result
 
+
+class _Run:
+    """One run of a campaign: what is finished, what is lost, and the ranking of it all.
+
+    It holds numbers of shards; their receipts stay on disk, so that memory does not grow with them.
+    """
+
+    def __init__(
+        self,
+        settings: CampaignSettings,
+        spaces: Sequence[CandidateSpace],
+        folder: RunFolder,
+        shards: ShardGrid,
+        order: RankBy,
+        observer: Observer,
+        started: float,
+    ) -> None:
+        self.settings = settings
+        self.spaces = {space.prototype.name: space for space in spaces}
+        self.folder = folder
+        self.shards = shards
+        self.order = order
+        self.observer = observer
+        self.started = started
+        self.finished: set[int] = set()
+        self.with_failures: set[int] = set()
+        self.lost: dict[int, LostShard] = {}
+        self.candidates: Counter[str] = Counter()
+        self.already = 0
+        self.earlier: list[Any] = []
+        self.tracker = StatusTracker(
+            campaign=folder.path.resolve().name,
+            counts=count_candidates(spaces),
+            shards=len(shards),
+            order=order,
+        )
+
+    @property
+    def enumerated(self) -> int:
+        """Candidates of the shards that are finished or lost."""
+        return self.candidates.total()
+
+    def begin(self, manifest: Mapping[str, Any], settings: str) -> None:
+        """Take over what earlier runs finished, and say whose folder this is."""
+        folder = self.folder
+        if folder.manifest_path.is_file():
+            self.earlier = folder.manifest.get("runs", [])
+        folder.write_manifest({**manifest, "runs": self.earlier})
+        folder.write_text("campaign.toml", settings)
+        damaged: list[DamagedShard] = []
+        self.tracker.begin(self._take_over(damaged))
+        self.already = len(self.finished)
+        if damaged:
+            self.observer.note(describe_damage(damaged))
+
+    def _take_over(self, damaged: list[DamagedShard]) -> Iterator[Receipt]:
+        """Yield the receipts of finished shards, one after the other; collect damaged ones."""
+        for found in self.folder.inspect_shards(self.shards):
+            if isinstance(found, DamagedShard):
+                damaged.append(found)
+            else:
+                self._finish(found)
+                yield found
+
+    def _finish(self, receipt: Receipt) -> None:
+        number = receipt.shard.number
+        self.finished.add(number)
+        self.candidates[receipt.shard.prototype] += receipt.enumerated
+        if receipt.failed:
+            self.with_failures.add(number)
+        self.folder.release(receipt.shard)
+
+    def list_tasks(
+        self, model: ScreeningModel, phases: Path | None, scored: RunFolder | None
+    ) -> Iterator[ShardTask]:
+        """List what is left to do, in the order of the shards."""
+        settings, root = self.settings, self.folder.path.resolve()
+        make = partial(
+            ShardTask,
+            model=_name_model(settings, model),
+            model_hash=model.content_hash,
+            device=str(settings.device),
+            precision=str(settings.precision),
+            threads=count_threads(settings),
+            folder=root,
+            phases=phases,
+            references=None if settings.references is None else root / REFERENCES_NAME,
+            stable_within=settings.stable_within,
+            require=settings.require,
+            rank_by=self.order,
+            keep_top=settings.keep_top,
+            campaign=self.folder.campaign,
+        )
+        for shard in self.shards:
+            if shard.number not in self.finished:
+                earlier = None if scored is None else scored.table_path(shard).resolve()
+                yield make(shard, self.spaces[shard.prototype], scored=earlier)
+
+    def screen(self, workforce: Workforce, tasks: Iterator[ShardTask]) -> None:
+        """Work off what is left; a shard that fails each time is set aside.
+
+        Raises:
+            ScreeningError: No other attempt and no other shard would do better.
+        """
+        with closing(workforce.work_off(screen_shard, tasks, self._check)) as outcomes:
+            for outcome in outcomes:
+                if isinstance(outcome, Done):
+                    self._finish(outcome.result)
+                    self.tracker.add(outcome.result)
+                else:
+                    self._set_aside(outcome)
+                self.observer.advance(self.tracker.snapshot())
+
+    def _check(self, task: ShardTask, receipt: object) -> str | None:
+        return check_receipt(self.folder, task.shard, receipt)
+
+    def _set_aside(self, outcome: Lost[ShardTask]) -> None:
+        shard, space, reason = outcome.task.shard, outcome.task.space, outcome.reason
+        candidates = len(enumerate_candidates(space, shard.start, shard.stop))
+        self.lost[shard.number] = LostShard(space, shard, reason)
+        self.candidates[shard.prototype] += candidates
+        self.folder.set_aside(shard, reason, outcome.attempts, candidates)
+        self.tracker.add_lost(shard.number, reason, candidates)
+        self.observer.lose(shard, reason)
+        if not self.finished and len(self.lost) >= MOST_LOST:
+            raise WorkerKilledError(
+                f"the first {MOST_LOST} shards all failed {outcome.attempts} times (the last: "
+                f"{reason}), so it is hardly the shards' fault; run the same command again once "
+                "the cause is cured"
+            ) from outcome.error
+
+    def check_counts(self) -> None:
+        """Check that every candidate of every prototype came out of the shards: less is a bug."""
+        for name, space in self.spaces.items():
+            if self.candidates[name] != space.count:
+                raise ScreeningError(
+                    f"{name} has {space.count} candidates, but the shards account for "
+                    f"{self.candidates[name]}; please report this as a bug"
+                )
+
+    def conclude(self, manifest: Mapping[str, Any], state: State) -> CampaignResult:
+        """Rank what is finished and write it, with the manifest and the report."""
+        settings, folder = self.settings, self.folder
         rank_started = time.perf_counter()
-        ranking, failures = rank_candidates(
-            [folder.table_path(shard) for shard in shards], folder.prototypes, settings.rank_by
+        ranking = rank_candidates(
+            [folder.table_path(shard) for shard in self.shards if shard.number in self.finished],
+            folder.prototypes,
+            self.order,
+            settings.keep_top,
         )
         comparison = compare_models(ranking, settings.stable_within)
-        folder.write_ranking(ranking, failures)
+        failures = gather_failures(self._list_failed(), list(self.spaces.values()))
+        failed = folder.write_failures(failures)
+        folder.write_ranking(ranking)
+        totals = sum_receipts(self._read_receipts())
         ended = time.perf_counter()
         this_run = {
             "ended": datetime.now(UTC).isoformat(timespec="seconds"),
-            "workers": settings.cluster.scheduler or count_workers(settings),
-            "shards_computed": len(shards) - already,
-            "wall_seconds": round(ended - started, 3),
+            "state": str(state),
+            "workers": describe_place(settings),
+            "shards_computed": len(self.finished) - self.already,
+            "wall_seconds": round(ended - self.started, 3),
             "rank_and_write_seconds": round(ended - rank_started, 3),
         }
-        against = describe_competitors(settings, references, plan, predicted)
         folder.write_manifest(
-            manifest
-            | {
-                "competitors": against,
-                "runs": [*earlier, this_run],
-                "rows": {"scored": len(ranking), "failed": len(failures)},
-                "removed": sum_removed(receipts),
-                "ranked_by": str(find_order(ranking, settings.rank_by)),
+            {
+                **manifest,
+                "state": str(state),
+                "runs": [*self.earlier, this_run],
+                "rows": {"scored": len(ranking), "failed": failed},
+                "reasons": dict(self.tracker.snapshot(state).reasons),
+                "shards_finished": len(self.finished),
+                "shards_set_aside": len(self.lost),
                 "comparison": None if comparison is None else asdict(comparison),
-                "devices": sorted({receipt.device for receipt in receipts}),
-                "stages": sum_stages(receipts),
+                **totals,
             }
         )
-        folder.write_text(folder.report_path.name, render_report(folder, ranking, failures))
-    return CampaignResult(folder, ranking, failures, comparison)
+        folder.write_text(folder.report_path.name, render_report(folder, ranking))
+        return CampaignResult(folder, ranking, comparison)
+
+    def _list_failed(self) -> Iterator[Path | LostShard]:
+        """List the shards with candidates that have no score, in order."""
+        for number in sorted(self.with_failures | self.lost.keys()):
+            lost = self.lost.get(number)
+            yield self.folder.table_path(self.shards[number]) if lost is None else lost
+
+    def _read_receipts(self) -> Iterator[Receipt]:
+        for number in sorted(self.finished):
+            found = self.folder.read_receipt(self.shards[number])
+            if not isinstance(found, Receipt):
+                raise InputDataError(
+                    f"{self.folder.receipt_path(self.shards[number])} was changed while the "
+                    "campaign ran; run the same command again, which computes that shard anew"
+                )
+            yield found
 
 
 def _check_roles(settings: CampaignSettings, spaces: Sequence[CandidateSpace]) -> None:
@@ -298,7 +498,8 @@ def _gather_phases(
     references: References | None,
     plan: CompetitorPlan,
     folder: RunFolder,
-    work: Work,
+    workforce: Workforce,
+    tracker: StatusTracker,
     observer: Observer,
 ) -> tuple[Path | None, GatheredCompetitors | None]:
     """Put all that candidates compete with into one file that every worker opens.
@@ -317,14 +518,17 @@ def _gather_phases(
         model_hash=model.content_hash,
         device=str(settings.device),
         precision=str(settings.precision),
-        threads=_count_threads(settings),
+        threads=count_threads(settings),
         folder=root,
     )
     unfinished = find_unfinished(tasks)
     if unfinished:
         observer.begin_competitors(plan.counts, len(unfinished), len(tasks))
-    for _ in work(score_competitor_range, unfinished):
-        observer.advance_competitors()
+        tracker.begin_competitors(len(unfinished), len(tasks))
+    with closing(workforce.work_off(score_competitor_range, unfinished)) as outcomes:
+        for _ in take_results(outcomes):
+            observer.advance_competitors()
+            tracker.advance_competitors()
     gathered = gather_competitors(plan, tasks)
     if references is None:
         return gathered.path, gathered
@@ -337,95 +541,6 @@ def _gather_phases(
     return root / PHASES_NAME, gathered
 
 
-def count_workers(settings: CampaignSettings) -> int:
-    """Return the number of local workers; 0 computes in this process.
-
-    Unless the settings say so, GPUs get one worker each: more would only fill their memory.
-    """
-    if settings.cluster.workers is not None:
-        return settings.cluster.workers
-    if settings.device != Device.CPU and torch.cuda.is_available():
-        return torch.cuda.device_count()
-    return count_cores()
-
-
-@contextmanager
-def _hire_workers(settings: CampaignSettings, observer: Observer) -> Iterator[Work]:
-    """Yield what works off tasks; workers start with the first task and stay to the end."""
-    with ExitStack() as stack:
-        hired: list[Any] = []
-
-        def work(function: Callable[[Any, int], Any], tasks: Sequence[Any]) -> Iterator[Any]:
-            if not tasks:
-                return
-            if settings.cluster.scheduler is None and count_workers(settings) == 0:
-                for task in tasks:
-                    yield function(task, 0)
-                return
-            from screening.cluster.client import await_worker, connect
-            from screening.cluster.tasks import map_tasks
-            from screening.local_tasks import take_results
-
-            if not hired:
-                client = stack.enter_context(
-                    connect(count_workers(settings), settings.cluster.scheduler)
-                )
-                if settings.cluster.scheduler is not None:
-                    await_worker(client, settings.cluster.scheduler, observer.note)
-                observer.watch_at(client.dashboard_link)
-                hired.append(client)
-            yield from take_results(map_tasks(hired[0], function, tasks))
-
-        yield work
-
-
-def _make_task(
-    settings: CampaignSettings,
-    space: CandidateSpace,
-    shard: Shard,
-    model: ScreeningModel,
-    folder: RunFolder,
-    phases: Path | None,
-    scored: RunFolder | None,
-) -> ShardTask:
-    root = folder.path.resolve()
-    return ShardTask(
-        shard,
-        space,
-        model=_name_model(settings, model),
-        model_hash=model.content_hash,
-        device=str(settings.device),
-        precision=str(settings.precision),
-        threads=_count_threads(settings),
-        folder=root,
-        phases=phases,
-        references=None if settings.references is None else root / REFERENCES_NAME,
-        stable_within=settings.stable_within,
-        require=settings.require,
-        campaign=folder.campaign,
-        scored=None if scored is None else scored.table_path(shard).resolve(),
-    )
-
-
 def _name_model(settings: CampaignSettings, model: ScreeningModel) -> str:
     """How workers find the model: by name, or by its absolute path."""
     return str(model.path.resolve()) if Path(settings.model).is_dir() else settings.model
-
-
-def _count_threads(settings: CampaignSettings) -> int | None:
-    """Threads of arithmetic for each local worker; None leaves them as they are."""
-    workers = count_workers(settings)
-    local = settings.cluster.scheduler is None and workers > 0
-    return max(1, count_cores() // workers) if local else None
-
-
-def _check_counts(spaces: Sequence[CandidateSpace], receipts: Sequence[Receipt]) -> None:
-    """Check that every candidate of every prototype came out of the shards: less is a bug."""
-    for space in spaces:
-        name = space.prototype.name
-        got = sum(r.enumerated for r in receipts if r.shard.prototype == name)
-        if got != space.count:
-            raise ScreeningError(
-                f"{name} has {space.count} candidates, but the shards account for {got}; "
-                "please report this as a bug"
-            )

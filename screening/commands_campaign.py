@@ -118,6 +118,55 @@ SchedulerOption = Annotated[
     str | None,
     typer.Option(metavar="ADDRESS", help="A running Dask scheduler, instead of local workers."),
 ]
+SchedulerFileOption = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE", help="The same by the file that `dask scheduler --scheduler-file` wrote."
+    ),
+]
+DashboardOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="HOST:PORT",
+        help="Where the dashboard of local workers listens.",
+        show_default="127.0.0.1:8787",
+    ),
+]
+KeepTopOption = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        metavar="N",
+        help="Keep only the N best candidates: memory and disk do not grow with the campaign.",
+        show_default="all",
+    ),
+]
+AttemptsOption = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        help="How often a shard is tried before it is set aside and the others go on.",
+        show_default="3",
+    ),
+]
+ShardTimeoutOption = Annotated[
+    float | None,
+    typer.Option(
+        metavar="SECONDS",
+        help="Time after which a worker that computes one shard counts as hanging.",
+        show_default="15 minutes, or 0.1 s per candidate if that is more",
+    ),
+]
+PerformanceReportOption = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE.html", help="Write Dask's performance report of this run."),
+]
+QuietOption = Annotated[
+    bool, typer.Option("--quiet", "-q", help="Nothing on stderr but warnings and errors.")
+]
+JsonOption = Annotated[
+    bool, typer.Option("--json", help="The result as one JSON document instead of a table.")
+]
 DeviceOption = Annotated[
     str | None,
     typer.Option(
@@ -167,13 +216,21 @@ def run(
     stable_within: StableWithinOption = None,
     require: RequireOption = None,
     rank_by: RankByOption = None,
+    keep_top: KeepTopOption = None,
     out: OutOption = None,
     workers: WorkersOption = None,
     scheduler: SchedulerOption = None,
+    scheduler_file: SchedulerFileOption = None,
+    dashboard: DashboardOption = None,
     device: DeviceOption = None,
     precision: PrecisionOption = None,
     shard_size: ShardSizeOption = None,
+    attempts: AttemptsOption = None,
+    shard_timeout: ShardTimeoutOption = None,
+    performance_report: PerformanceReportOption = None,
     top: TopOption = None,
+    quiet: QuietOption = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Screen all compositions of prototypes and rank them.
 
@@ -196,17 +253,29 @@ def run(
             "stable_within": stable_within,
             "require": require,
             "rank_by": rank_by,
+            "keep_top": keep_top,
             "out": out,
             "workers": workers,
             "scheduler": scheduler,
+            "scheduler_file": scheduler_file,
+            "dashboard": dashboard,
             "device": device,
             "precision": precision,
             "shard_size": shard_size,
+            "attempts": attempts,
+            "shard_timeout": shard_timeout,
             "top": top,
         },
     )
     spaces, pools = open_spaces(settings.prototype, settings.elements, settings.roles)
-    _run_and_show(settings, spaces, pools)
+    _run_and_show(
+        settings,
+        spaces,
+        pools,
+        performance_report=performance_report,
+        quiet=quiet,
+        as_json=as_json,
+    )
 
 
 def hull(
@@ -220,7 +289,11 @@ def hull(
     rank_by: RankByOption = None,
     workers: WorkersOption = None,
     scheduler: SchedulerOption = None,
+    scheduler_file: SchedulerFileOption = None,
+    dashboard: DashboardOption = None,
     top: TopOption = None,
+    quiet: QuietOption = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Let a finished campaign's candidates compete with other phases.
 
@@ -244,6 +317,8 @@ def hull(
             "out": out,
             "workers": workers,
             "scheduler": scheduler,
+            "scheduler_file": scheduler_file,
+            "dashboard": dashboard,
             "top": top,
         },
     )
@@ -252,38 +327,56 @@ def hull(
             f"{folder} stays as it is; give --out another folder for the new ranking"
         )
     spaces, pools = restore_spaces(scored.manifest)
-    _run_and_show(settings, spaces, pools, scored)
+    _run_and_show(settings, spaces, pools, scored=scored, quiet=quiet, as_json=as_json)
 
 
 def _run_and_show(
     settings: CampaignSettings,
     spaces: Sequence[CandidateSpace],
     pools: Mapping[str, tuple[int, ...]],
+    *,
     scored: RunFolder | None = None,
+    performance_report: Path | None = None,
+    quiet: bool = False,
+    as_json: bool = False,
 ) -> None:
     from screening.campaign import run_campaign  # loads torch: not for a misspelt name
     from screening.progress import CampaignProgress
     from screening.settings import RankBy
-    from screening.terminal import describe_gaps, describe_order, describe_requirements
-
-    with CampaignProgress() as progress:
-        result = run_campaign(settings, spaces, pools, progress, scored)
-    total = len(result.ranking)
-    shown = result.ranking.slice(0, settings.top)
-    for line in describe_requirements(result.folder.manifest["removed"]):
-        say(line)
-    title = f"Top {len(shown)} of {total:,} candidates"
-    print_ranking(result.folder, shown, title, result.comparison)
-    for line in describe_gaps(result.ranking, result.folder.manifest["competitors"]):
-        say(line)
-    say(describe_order(settings.rank_by, RankBy(result.folder.manifest["ranked_by"])))
-    if len(result.failures):
-        reason = result.failures["reason"][0].as_py()
-        say(
-            f"{len(result.failures):,} candidates could not be scored (the first: {reason}); "
-            f"all of them are in {settings.out / 'failures.parquet'}"
-        )
-    say(
-        f"{settings.out}: ranking.parquet, ranking.csv, report.html; export structures with: "
-        f"screening export {settings.out}"
+    from screening.terminal import (
+        describe_failures,
+        describe_gaps,
+        describe_kept,
+        describe_order,
+        describe_requirements,
     )
+
+    with CampaignProgress(quiet=quiet) as progress:
+        result = run_campaign(settings, spaces, pools, progress, scored, performance_report)
+    folder, manifest = result.folder, result.folder.manifest
+    order = RankBy(manifest["ranked_by"])
+    shown = result.ranking.slice(0, settings.top)
+    warnings = describe_failures(manifest, folder.failures_path)
+    if as_json:
+        from screening.result_document import describe_result, write_document
+
+        document = describe_result(folder, result.ranking, shown, order, warnings)
+        typer.echo(write_document(document))
+        return
+    told = [*describe_requirements(manifest["removed"]), *describe_kept(manifest)]
+    for line in () if quiet else told:
+        say(line)
+    print_ranking(
+        folder,
+        shown,
+        f"Top {len(shown)} of {len(result.ranking):,} candidates",
+        None if quiet else result.comparison,
+    )
+    for line in (*describe_gaps(result.ranking, manifest["competitors"]), *warnings):
+        say(line)
+    if not quiet:
+        say(describe_order(settings.rank_by, order))
+        say(
+            f"{settings.out}: ranking.parquet, ranking.csv, report.html; export structures with: "
+            f"screening export {settings.out}"
+        )

@@ -6,7 +6,7 @@ import hashlib
 import platform
 import subprocess
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -17,7 +17,7 @@ import numpy as np
 import screening
 from screening.enumerate import count_candidates
 from screening.features.elements import element_table
-from screening.settings import CampaignSettings, write_settings
+from screening.settings import CampaignSettings, RankBy, write_settings
 
 if TYPE_CHECKING:
     from prototypes import CandidateSpace, Prototype
@@ -48,8 +48,10 @@ def identify(
     model: ScreeningModel,
     references: References | None,
     plan: CompetitorPlan,
+    order: RankBy,
 ) -> dict[str, Any]:
     """Return what makes a campaign this one: everything that its numbers depend on."""
+    kept = None if settings.keep_top is None else f"{settings.keep_top} best by {order}"
     return {
         "screening": screening.__version__,
         "prototypes": {space.prototype.name: space.prototype.geometry_hash() for space in spaces},
@@ -63,6 +65,7 @@ def identify(
         "device": str(settings.device),
         "precision": str(settings.precision),
         "shard_size": settings.shard_size,
+        "kept": kept,
     }
 
 
@@ -262,25 +265,39 @@ def _freeze(value: Any) -> Any:
     return tuple(_freeze(each) for each in value) if isinstance(value, list) else value
 
 
-def sum_removed(receipts: Sequence[Receipt]) -> dict[str, dict[str, int]]:
-    """Return how many candidates each condition removed, and how many it did not apply to."""
-    total: dict[str, dict[str, int]] = {}
+def sum_receipts(receipts: Iterable[Receipt]) -> dict[str, Any]:
+    """Return what the receipts of a campaign add up to, one after the other.
+
+    Returns:
+        `dropped`: candidates that were not kept; `removed`: by condition, how many candidates it
+        removed and how many it did not apply to; `devices` and `threads` that computed; `stages`:
+        time of each and its rate per worker process, null of what was not done.
+    """
+    dropped = candidates = 0
+    removed: dict[str, Counter[str]] = {}
+    seconds: Counter[str] = Counter()
+    devices: set[str] = set()
+    threads: set[int] = set()
     for receipt in receipts:
+        dropped += receipt.dropped
+        candidates += receipt.candidates + receipt.dropped
         for text, numbers in receipt.removed.items():
-            into = total.setdefault(text, dict.fromkeys(numbers, 0))
-            for key, number in numbers.items():
-                into[key] += number
-    return total
-
-
-def sum_stages(receipts: Sequence[Receipt]) -> dict[str, dict[str, float | None]]:
-    """Return time and rate of each stage, per worker process; no rate of what was not done."""
-    candidates = sum(receipt.candidates for receipt in receipts)
-    stages: dict[str, dict[str, float | None]] = {}
-    for stage in STAGES:
-        seconds = sum(receipt.seconds[stage] for receipt in receipts)
-        stages[stage] = {
-            "worker_seconds": round(seconds, 3),
-            "candidates_per_worker_second": round(candidates / seconds) if seconds else None,
-        }
-    return stages
+            removed.setdefault(text, Counter(dict.fromkeys(numbers, 0))).update(numbers)
+        seconds.update(receipt.seconds)
+        devices.add(receipt.device)
+        threads.add(receipt.threads)
+    return {
+        "dropped": dropped,
+        "removed": {text: dict(numbers) for text, numbers in removed.items()},
+        "devices": sorted(devices),
+        "threads": sorted(threads),
+        "stages": {
+            stage: {
+                "worker_seconds": round(seconds[stage], 3),
+                "candidates_per_worker_second": round(candidates / seconds[stage])
+                if seconds[stage]
+                else None,
+            }
+            for stage in STAGES
+        },
+    }

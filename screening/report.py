@@ -13,7 +13,6 @@ from typing import Any, Final
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from screening.errors import ConfigurationError
@@ -153,16 +152,15 @@ def report_of(folder: RunFolder) -> str:
             " candidates are finished, and a report tells of all; finish it with: screening run "
             f"{folder.path / 'campaign.toml'}"
         )
-    return render_report(folder, folder.read_ranking(), folder.read_failures())
+    return render_report(folder, folder.read_ranking())
 
 
-def render_report(folder: RunFolder, ranking: pa.Table, failures: pa.Table) -> str:
+def render_report(folder: RunFolder, ranking: pa.Table) -> str:
     """Write the report of a complete campaign.
 
     Args:
         folder: The campaign, whose manifest is complete.
         ranking: Its whole ranking.
-        failures: Its candidates that could not be scored.
 
     Returns:
         HTML, one self-contained document.
@@ -172,7 +170,7 @@ def render_report(folder: RunFolder, ranking: pa.Table, failures: pa.Table) -> s
         *_head(manifest, scored),
         *_screened(manifest),
         *_hull(manifest["competitors"], folder.prototypes),
-        *_funnel(manifest, scored, failures),
+        *_funnel(manifest, scored),
         *_top(manifest, ranking, scored),
         *_shortlist(ranking, scored),
         *_distributions(manifest, scored),
@@ -340,7 +338,7 @@ def _warn_of_own_hull() -> list[str]:
     ]
 
 
-def _funnel(manifest: Mapping[str, Any], scored: _Scored, failures: pa.Table) -> list[str]:
+def _funnel(manifest: Mapping[str, Any], scored: _Scored) -> list[str]:
     rows = [["step", "candidates", "of these new", "remarks"]]
     rows.append(["enumerated", f"{manifest['counts']['total']:,}", "", ""])
     for condition, counts in manifest["removed"].items():
@@ -348,14 +346,15 @@ def _funnel(manifest: Mapping[str, Any], scored: _Scored, failures: pa.Table) ->
         fate = "are removed, too" if condition.endswith("!") else "stay"
         remark = f"{without:,} have no value there and {fate}" if without else ""
         rows.append([f"removed by {condition}", f"{counts['removed']:,}", "", remark])
-    reasons = pc.value_counts(failures["reason"]).to_pylist()
-    most = sorted(reasons, key=lambda each: -each["counts"])[:3]
-    remark = "; ".join(f"{each['counts']:,}: {each['values']}" for each in most)
+    most = list(manifest["reasons"].items())[:3]
+    remark = "; ".join(f"{count:,}: {reason}" for reason, count in most)
     rows.append(["could not be scored", f"{manifest['rows']['failed']:,}", "", remark])
 
     def count(step: str, chosen: NDArray[np.bool_], remark: str = "") -> None:
         rows.append([step, f"{chosen.sum():,}", f"{(chosen & scored.new).sum():,}", remark])
 
+    if manifest["dropped"]:
+        rows.append(["scored, not kept", f"{manifest['dropped']:,}", "", "only the best are kept"])
     count("scored and ranked", np.ones(len(scored.new), dtype=bool))
     if scored.on_hull:
         within = _within(manifest)
@@ -732,7 +731,7 @@ def _making(folder: RunFolder, manifest: Mapping[str, Any]) -> list[str]:
         [
             each["ended"],
             str(each["workers"]),
-            f"{each['shards_computed']:,} of {len(manifest['shards']):,}",
+            f"{each['shards_computed']:,} of {len(folder.shards):,}",
             f"{each['wall_seconds']:,.1f}",
         ]
         for each in manifest["runs"]

@@ -172,6 +172,11 @@ class CampaignSettings(BaseModel):
         return {**rest, "cluster": {**cluster, **places}}
 
     @property
+    def computes_here(self) -> bool:
+        """Whether the program's own process computes, without Dask."""
+        return self.cluster.workers == 0
+
+    @property
     def patience_seconds(self) -> float:
         """Seconds after which a worker that computes one shard counts as hanging."""
         if self.shard_timeout is not None:
