@@ -11,6 +11,7 @@ import typer
 
 from screening.command_parts import FolderArgument, say
 from screening.errors import ExitCode
+from screening.printing import echo
 
 if TYPE_CHECKING:
     from screening.status import CampaignStatus
@@ -20,6 +21,9 @@ SECONDS_TO_TELL = 3.0
 
 SECONDS_BETWEEN_LINES = 5.0
 """Time between two lines of `watch` where its output is no terminal."""
+
+SECONDS_BETWEEN_SAME_LINES = 60.0
+"""The same where nothing changed."""
 
 WaitOption = Annotated[
     float,
@@ -58,7 +62,7 @@ def status(folder: FolderArgument, json: JsonOption = False) -> None:
     if json:
         from screening.result_document import write_document
 
-        typer.echo(write_document(found.to_json()))
+        echo(write_document(found.to_json()))
         return
     _print_screen(folder, found)
 
@@ -116,13 +120,14 @@ def _watch_in_lines(folder: Path) -> CampaignStatus:
     from screening.status import State, follow_status
     from screening.status_screen import describe_outcome, describe_progress
 
-    spoken = float("-inf")
+    spoken, said = float("-inf"), ""
     for found in follow_status(folder):
-        now = time.monotonic()
+        line = f"{found.state}: {describe_progress(found)}; {describe_outcome(found)}"
+        pause = SECONDS_BETWEEN_LINES if line != said else SECONDS_BETWEEN_SAME_LINES
         going_on = found.state in (State.RUNNING, State.UNKNOWN)
-        if going_on and now - spoken >= SECONDS_BETWEEN_LINES:
-            spoken = now
-            typer.echo(f"{found.state}: {describe_progress(found)}; {describe_outcome(found)}")
+        if going_on and time.monotonic() - spoken >= pause:
+            spoken, said = time.monotonic(), line
+            echo(line)
     _print_screen(folder, found)
     return found
 

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.text import Text
 
-from screening.status_screen import clean, describe_outcome, describe_progress
+from screening.status_screen import describe_outcome, describe_progress, write_line
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -133,7 +133,7 @@ class CampaignProgress:
 
     def _print(self, sentence: str) -> None:
         for line in sentence.splitlines():
-            self._console.print(clean(line), highlight=False, soft_wrap=True, markup=False)
+            self._console.print(write_line(line), highlight=False, soft_wrap=True, markup=False)
 
 
 class _Bar(Progress):

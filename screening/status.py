@@ -264,6 +264,7 @@ class StatusTracker:
         counts: Candidates of each prototype, in order.
         shards: Shards in all.
         order: What the ranking goes by, as resolved before the first shard.
+        clock: Seconds by a clock that never jumps.
     """
 
     def __init__(
@@ -273,7 +274,9 @@ class StatusTracker:
         counts: Mapping[str, int],
         shards: int,
         order: RankBy,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        self._clock = clock
         self._campaign = campaign
         self._prototypes = tuple(counts)
         self._total = sum(counts.values())
@@ -292,7 +295,7 @@ class StatusTracker:
         self._best: list[BestRow] = []
         self._histogram: tuple[int, ...] = ()
         self._competitors = self._competitors_done = 0
-        self._began = time.monotonic()
+        self._began = self._clock()
         self._window = _Window(self._began)
 
     def begin(self, receipts: Iterable[Receipt] = ()) -> None:
@@ -304,8 +307,8 @@ class StatusTracker:
         with self._lock:
             for receipt in receipts:
                 self._count(receipt)
-            self._began = time.monotonic()
-            self._window = _Window(self._began, self._sums["enumerated"])
+            self._began = self._clock()
+            self._window = _Window(self._began, self._accounted)
 
     def set_driver(self, driver: Driver | None) -> None:
         """Say who runs the campaign; nobody does until it is said."""
@@ -330,7 +333,7 @@ class StatusTracker:
         with self._lock:
             self._count(receipt)
             busy = sum(receipt.seconds.values())
-            self._window.add(time.monotonic(), self._sums["enumerated"], busy)
+            self._window.add(self._clock(), self._accounted, busy)
 
     def add_lost(self, shard: int, reason: str, candidates: int) -> None:
         """A shard is given up and put into quarantine.
@@ -347,9 +350,9 @@ class StatusTracker:
             self._named[shard] = reason
             if len(self._named) > MOST_QUARANTINED:
                 del self._named[max(self._named)]
-            self._sums.update(enumerated=candidates, failed=candidates)
+            self._sums.update(lost=candidates, failed=candidates)
             self._count_reason(reason, candidates)
-            self._window.add(time.monotonic(), self._sums["enumerated"], 0.0)
+            self._window.add(self._clock(), self._accounted, 0.0)
 
     def set_workers(self, workers: Sequence[WorkerStatus]) -> None:
         """Say which workers are connected now, and how much memory they use.
@@ -366,9 +369,9 @@ class StatusTracker:
         Args:
             state: What it does; there is a rate and time left only while it runs.
         """
-        now = time.monotonic()
+        now = self._clock()
         with self._lock:
-            enumerated = self._sums["enumerated"]
+            enumerated = self._accounted
             rate = self._window.rate(now) if state is State.RUNNING else None
             left = max(0, self._total - enumerated)
             return CampaignStatus(
@@ -409,6 +412,10 @@ class StatusTracker:
                 driver=self._driver,
                 updated=datetime.now(UTC).isoformat(timespec="seconds"),
             )
+
+    @property
+    def _accounted(self) -> int:
+        return self._sums["enumerated"] + self._sums["lost"]
 
     def _count(self, receipt: Receipt) -> None:
         number = receipt.shard.number
@@ -651,11 +658,12 @@ def _add_up(folder: RunFolder, driver: Driver | None, state: State) -> CampaignS
         order=RankBy(manifest.get("ranked_by", manifest["rank_by"])),
     )
     tracker.set_driver(driver)
-    receipts = (_read_receipt(folder, shard) for shard in shards)
-    tracker.begin(receipt for receipt in receipts if receipt is not None)
     for shard in shards:
-        lost = _read_quarantine(folder, shard)
-        if lost is not None:
+        receipt = folder.read_receipt(shard)
+        lost = None if isinstance(receipt, Receipt) else _read_quarantine(folder, shard)
+        if isinstance(receipt, Receipt):
+            tracker.add(receipt)
+        elif lost is not None:
             tracker.add_lost(shard.number, *lost)
     runs = manifest.get("runs", [])
     elapsed = runs[-1]["wall_seconds"] if runs else None
@@ -664,21 +672,10 @@ def _add_up(folder: RunFolder, driver: Driver | None, state: State) -> CampaignS
     )
 
 
-def _read_receipt(folder: RunFolder, shard: Shard) -> Receipt | None:
-    """Read a receipt without looking at the table, which may be large."""
-    try:
-        raw = json.loads(folder.receipt_path(shard).read_text(encoding="utf-8"))
-        receipt = Receipt(**raw | {"shard": Shard(**raw["shard"])})
-    except (OSError, ValueError, TypeError, KeyError):
-        return None
-    return receipt if receipt.shard == shard and receipt.campaign == folder.campaign else None
-
-
 def _read_quarantine(folder: RunFolder, shard: Shard) -> tuple[str, int] | None:
     """Read why a shard was given up, and how many candidates it has."""
-    path = folder.table_path(shard).with_suffix(".quarantine.json")
     try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
+        raw = json.loads(folder.quarantine_path(shard).read_text(encoding="utf-8"))
         return str(raw["reason"]), int(raw["candidates"])
     except (OSError, ValueError, TypeError, KeyError):
         return None

@@ -1,7 +1,7 @@
 """Where a campaign stands, for people: a line, and a screen that a rich console draws.
 
-Names and reasons may come from a user's files: what is no printable character is left out, and
-nothing in them is read as markup.
+Names and reasons may come from a user's files: nothing in them steers the terminal or is read as
+markup.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from screening.printing import make_printable
 from screening.status import State
 
 if TYPE_CHECKING:
@@ -46,13 +47,13 @@ _STYLES: Final = {
 }
 
 
-def clean(text: str) -> str:
-    r"""Return text without anything that could steer a terminal: one line of printable characters.
+def write_line(text: str) -> str:
+    r"""Return text as one line that steers no terminal.
 
-    >>> clean("B2\x1b[31m\nred")
-    'B2 [31m red'
+    >>> write_line("B2\x1b[31m\nred")
+    'B2\\u001b[31m red'
     """
-    return "".join(each if each.isprintable() else " " for each in text)
+    return make_printable(" ".join(text.splitlines()))
 
 
 def format_seconds(seconds: float) -> str:
@@ -126,13 +127,13 @@ def describe_row(row: BestRow) -> str:
     else:
         worth = f", {energy:+.3f} eV/atom above hull"
     stable = "" if row.p_stable is None else f", p stable {row.p_stable:.2f}"
-    return f"{clean(row.formula)} ({clean(row.prototype)}{worth}{stable})"
+    return f"{write_line(row.formula)} ({write_line(row.prototype)}{worth}{stable})"
 
 
 def describe_state(status: CampaignStatus) -> str:
     """Say in one line what a campaign does and who runs it."""
     driver = status.driver
-    whose = "" if driver is None else f"process {driver.pid} on {clean(driver.host)}"
+    whose = "" if driver is None else f"process {driver.pid} on {write_line(driver.host)}"
     if status.state is State.UNKNOWN:
         return (
             f"unknown: {whose or 'a process'} holds the folder, but whether it still runs cannot "
@@ -146,7 +147,7 @@ def describe_state(status: CampaignStatus) -> str:
     running = (
         "" if status.elapsed_seconds is None else f" ({format_seconds(status.elapsed_seconds)})"
     )
-    return f"{status.state}: {whose}, since {clean(driver.since)}{running}"
+    return f"{status.state}: {whose}, since {write_line(driver.since)}{running}"
 
 
 class StatusScreen:
@@ -164,8 +165,8 @@ class StatusScreen:
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         status = self._status
         yield Text.assemble(
-            (clean(self._title), "bold"),
-            f"  {clean(', '.join(status.prototypes))}",
+            (write_line(self._title), "bold"),
+            f"  {write_line(', '.join(status.prototypes))}",
             overflow="ellipsis",
             no_wrap=True,
         )
@@ -218,7 +219,7 @@ class StatusScreen:
         for name, stage in self._status.stages.items():
             rate = stage.candidates_per_worker_second
             table.add_row(
-                Text(clean(name)),
+                Text(write_line(name)),
                 f"{stage.worker_seconds:,.1f}",
                 "-" if rate is None else f"{rate:,.0f}",
             )
@@ -254,7 +255,7 @@ class StatusScreen:
         for column in table.columns[: 2 + several]:
             column.justify = "left"
         for place, row in enumerate(status.best, start=1):
-            cells = [f"{place}", clean(row.formula)]
+            cells = [f"{place}", write_line(row.formula)]
             cells += [_shorten(row.prototype, 24)] * several
             if on_hull:
                 cells += [_write_hull(row), _write(row.p_stable, 2)]
@@ -273,9 +274,9 @@ class StatusScreen:
         for each in workers[:MOST_LINES]:
             rate, memory = each.candidates_per_second, each.memory_bytes
             cells = [
-                clean(each.name),
-                clean(each.host),
-                clean(each.device or "-"),
+                write_line(each.name),
+                write_line(each.host),
+                write_line(each.device or "-"),
                 f"{each.candidates:,}",
                 "-" if rate is None else f"{rate:,.0f}",
             ]
@@ -305,7 +306,7 @@ def _say_more(count: int, what: str) -> Iterator[Text]:
 
 
 def _shorten(text: str, width: int) -> str:
-    text = clean(text)
+    text = write_line(text)
     return text if len(text) <= width else f"{text[: width - 1]}…"
 
 
