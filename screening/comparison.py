@@ -108,7 +108,8 @@ def compare_models(ranking: pa.Table, stable_within: float) -> Comparison | None
     """Compare a campaign's ranking with the Random Forest's.
 
     Args:
-        ranking: The whole ranking.
+        ranking: The whole ranking. One that a campaign cut to the best is no use: the Random
+            Forest's best may be among those that it dropped.
         stable_within: Energy above hull that still counts as stable, eV/atom.
 
     Returns:

@@ -99,11 +99,16 @@ def read_holder(folder: Path) -> Holder | None:
 def _write_new(path: Path, holder: Holder) -> bool:
     """Write the lock, unless there is one."""
     try:
-        with path.open("x", encoding="utf-8") as stream:
-            json.dump(asdict(holder), stream)
+        stream = path.open("x", encoding="utf-8")
     except FileExistsError:
         return False
     except OSError as error:
+        raise OutputError.from_os_error(error, path) from error
+    try:
+        with stream:
+            json.dump(asdict(holder), stream)
+    except OSError as error:
+        path.unlink(missing_ok=True)  # an empty lock would shut everybody out
         raise OutputError.from_os_error(error, path) from error
     return True
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from itertools import pairwise
 from pathlib import Path
 
@@ -12,10 +13,14 @@ from pymatgen.core import Structure
 from prototypes import PoolError, RoleError, UnknownPrototypeError
 from screening.enumerate import (
     Candidates,
+    Shard,
+    ShardGrid,
     count_candidates,
+    describe_grid,
     enumerate_candidates,
     open_spaces,
     plan_shards,
+    restore_grid,
 )
 from screening.errors import ConfigurationError
 
@@ -37,6 +42,36 @@ def test_shards_cover_every_index_once(shard_size: int) -> None:
         assert own[-1].stop == space.index_count
         assert all(a.stop == b.start for a, b in pairwise(own))
         assert all(0 < shard.stop - shard.start <= shard_size for shard in own)
+
+
+@given(
+    st.integers(1, 50),
+    st.lists(st.integers(0, 120), min_size=1, max_size=4),
+    st.integers(-500, 500),
+    st.integers(-500, 500),
+)
+def test_a_grid_is_the_list_of_its_shards(
+    shard_size: int, indices: list[int], start: int, stop: int
+) -> None:
+    grid = ShardGrid(shard_size, tuple((f"p{n}", count) for n, count in enumerate(indices)))
+    shards = list(grid)
+    assert len(grid) == len(shards)
+    assert [grid[number] for number in range(len(grid))] == shards
+    assert grid[start:stop] == tuple(shards[start:stop])
+    assert [grid[-number] for number in range(1, len(grid) + 1)] == shards[::-1]
+    with pytest.raises(IndexError):
+        grid[len(grid)]
+    assert all(shard in grid for shard in shards)
+    assert Shard(len(shards), "p0", 0, 1) not in grid
+    assert Shard(0, "other", 0, shard_size) not in grid
+    assert restore_grid(json.loads(json.dumps(describe_grid(grid)))) == grid
+
+
+def test_a_grid_of_a_billion_candidates_is_two_numbers() -> None:
+    grid = ShardGrid(32_768, (("B2", 7921), ("A2BB'X6", 10**9)))
+    assert len(grid) == 1 + 30_518
+    assert grid[-1] == Shard(30_518, "A2BB'X6", 30_517 * 32_768, 10**9)
+    assert len(json.dumps(describe_grid(grid))) < 100
 
 
 def test_shards_hold_every_candidate_once() -> None:

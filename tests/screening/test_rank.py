@@ -20,6 +20,7 @@ from screening.rank import (
     find_order,
     rank_again,
     rank_candidates,
+    resolve_order,
     select_candidates,
 )
 from screening.requirements import parse_requirement
@@ -119,6 +120,89 @@ def test_ranks_are_those_of_pandas_whatever_the_shards(
     assert ranking["rank"].to_pylist() == list(range(1, len(frame) + 1))
     for column in ("prototype", "candidate", "rf_rank", "formation_enthalpy_ev_per_atom"):
         assert ranking[column].to_pylist() == frame[column].to_list()
+
+
+few = st.sampled_from([None, 0.0, 0.25, 0.5])
+
+
+@settings(
+    suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60, deadline=None
+)
+@given(
+    drawn=st.lists(
+        st.fixed_dictionaries(
+            {
+                "prototype": st.sampled_from(["b", "a"]),
+                "candidate": st.integers(0, 99),
+                "formation_enthalpy_ev_per_atom": numbers,
+                "energy_above_hull_ev_per_atom": numbers,
+                "energy_above_hull_std_ev_per_atom": few,
+                "p_stable": few,
+                "reason": st.sampled_from([None, None, None, "not finite"]),
+            }
+        ),
+        max_size=40, unique_by=lambda row: (row["prototype"], row["candidate"]),
+    ),
+    rank_by=st.sampled_from(RankBy),
+    top=st.integers(1, 12),
+    size=st.integers(1, 9),
+)  # fmt: skip
+def test_the_best_of_shard_after_shard_are_the_first_of_all(
+    drawn: list[dict[str, Any]], rank_by: RankBy, top: int, size: int, tmp_path: Path
+) -> None:
+    for row in drawn:
+        if row["reason"]:
+            row |= dict.fromkeys((key for key in row if key.endswith(("atom", "stable"))), None)
+    paths = []
+    for number, start in enumerate(range(0, len(drawn), size)):
+        table = make_shard(drawn[start : start + size])
+        if number % 3 == 1:
+            table = table.append_column("site_D", pa.array(["Fe"] * len(table)))
+        paths.append(tmp_path / f"{number}.parquet")
+        pq.write_table(table, paths[-1])
+    everything = rank_candidates(paths, ["b", "a"], rank_by)
+    order = find_order(everything, rank_by)
+    best = rank_candidates(paths, ["b", "a"], order, keep_top=top)
+    assert best.drop_columns("rf_rank").equals(everything.slice(0, top).drop_columns("rf_rank"))
+    assert len(best) == min(top, sum(row["reason"] is None for row in drawn))
+
+
+def test_the_best_are_ranked_by_the_forest_among_themselves(tmp_path: Path) -> None:
+    write_table(
+        make_shard([
+            {"candidate": number, "formation_enthalpy_ev_per_atom": float(number),
+             "rf_formation_enthalpy_ev_per_atom": -float(number)}
+            for number in range(9)
+        ]),
+        tmp_path / "shard.parquet", SHARD,
+    )  # fmt: skip
+    best = rank_candidates(
+        [tmp_path / "shard.parquet"], [""], RankBy.FORMATION_ENTHALPY, keep_top=3
+    )
+    assert best["candidate"].to_pylist() == [0, 1, 2]
+    assert best["rf_rank"].to_pylist() == [3, 2, 1]
+
+
+@pytest.mark.parametrize("keep_top", [None, 5])
+def test_no_shard_at_all_is_an_empty_ranking(keep_top: int | None) -> None:
+    assert len(rank_candidates([], ["B2"], keep_top=keep_top)) == 0
+
+
+@pytest.mark.parametrize("rank_by", RankBy)
+@pytest.mark.parametrize(
+    ("hull", "probability", "std"),
+    [(False, False, False), (True, False, False), (True, False, True), (True, True, True)],
+)
+def test_the_order_before_any_candidate_is_the_order_afterwards(
+    rank_by: RankBy, hull: bool, probability: bool, std: bool, tmp_path: Path
+) -> None:
+    row = {
+        "energy_above_hull_ev_per_atom": 0.1 if hull else None,
+        "energy_above_hull_std_ev_per_atom": 0.1 if std else None,
+        "p_stable": 0.3 if probability else None,
+    }
+    before = resolve_order(rank_by, has_hull=hull, has_probability=probability, has_std=std)
+    assert before is find_order(rank([row], tmp_path, rank_by), rank_by)
 
 
 def test_the_bound_leaves_one_in_ten_of_a_normal_distribution() -> None:
