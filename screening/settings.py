@@ -302,7 +302,7 @@ def _read_toml(path: Path) -> dict[str, Any]:
         raise ConfigurationError(
             f"cannot read the settings file {path}: {error.strerror}{hint}"
         ) from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # also numbers too long, nesting too deep
         raise ConfigurationError(f"{path} is not valid TOML: {error}") from error
     known = (*CampaignSettings.model_fields, *PLACES)
     read: dict[str, Any] = {}
