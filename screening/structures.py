@@ -349,12 +349,24 @@ def _read_cif(text: str) -> list[Any]:
 def _read_poscar(text: str) -> list[Any]:
     from pymatgen.io.vasp import Poscar
 
+    lines = text.splitlines()
+    announced = sum(_read_count(word) for line in lines[5:7] for word in line.split())
+    if announced > len(lines):
+        raise ValueError(f"it announces {announced:,} atoms in {len(lines):,} lines")
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         poscar = Poscar.from_str(text)
     if any("fake" in str(item.message).lower() for item in caught):
         raise ValueError("the POSCAR names no elements (VASP 4 format); add a line of symbols")
     return [poscar.structure]
+
+
+def _read_count(word: str) -> int:
+    """The number that a word of a POSCAR's fifth or sixth line is, 0 for a symbol."""
+    try:
+        return abs(int(word))
+    except ValueError:
+        return 0
 
 
 @dataclass(frozen=True)
@@ -369,6 +381,8 @@ class _Frame:
         for symbol in self.symbols:
             if symbol not in _NUMBERS:
                 raise InputDataError(f"unknown element {symbol!r}")
+        if not (np.isfinite(self.lattice).all() and abs(np.linalg.det(self.lattice)) > 0):
+            raise InputDataError("the lattice is flat or no finite numbers")
         return Crystal(
             name,
             self.lattice,
@@ -394,13 +408,12 @@ def _read_extxyz(text: str) -> list[Any]:
             raise ValueError('no Lattice="..." in the comment line: a molecule, not a crystal')
         lattice = np.array(header["lattice"].split(), dtype=np.float64).reshape(3, 3)
         species, position = _xyz_columns(header.get("properties", "species:S:1:pos:R:3"))
-        frames.append(
-            _Frame(
-                lattice,
-                tuple(fields[species] for fields in atoms),
-                np.array([fields[position : position + 3] for fields in atoms], dtype=np.float64),
-            )
+        positions = np.array(
+            [fields[position : position + 3] for fields in atoms], dtype=np.float64
         )
+        if positions.shape != (count, 3):
+            raise ValueError(f"line {at + 1}: atoms without three coordinates")
+        frames.append(_Frame(lattice, tuple(fields[species] for fields in atoms), positions))
         at += 2 + count
     return frames
 

@@ -368,14 +368,14 @@ def _change_table(random: Random, table: pa.Table) -> pa.Table:
     if kind == 3:
         return pa.concat_tables([table] * 3)
     if kind == 4:
-        return table.append_column(name, table[name])
+        return table.append_column(name, table.column(place))
     if kind == 5:
         rows = [random.randrange(table.num_rows) for _ in range(3)] if table.num_rows else []
         return table.take(pa.array(rows, pa.int64()))
     values = random.choice(_wrong_columns(table.num_rows))()
     if kind in (6, 7) and table.num_rows:  # one value alone
-        column = table[name].to_pylist()
+        column = table.column(place).to_pylist()
         column[random.randrange(len(column))] = random.choice((None, *VALUES, *WORDS))
         with suppress(pa.ArrowException, TypeError, ValueError, OverflowError):
-            values = pa.array(column, table[name].type)
+            values = pa.array(column, table.column(place).type)
     return table.set_column(place, name, values)

@@ -28,6 +28,7 @@ def damage_settings(random: Random, seeds: Path, work: Path) -> Case:
     from screening.enumerate import open_spaces
     from screening.settings import read_settings, write_settings
 
+    _load_prototypes()
     path = work / "campaign.toml"
     path.write_bytes(mutations.damage_text(random, _text(_pick(random, seeds, "settings*.toml"))))
 
@@ -232,6 +233,14 @@ READERS: dict[str, tuple[Callable[[Random, Path, Path], Case], int]] = {
     "folder": (damage_folder, 300),
 }
 """By name: what prepares a case, and how many of 10,000 inputs it gets."""
+
+
+@cache
+def _load_prototypes() -> None:
+    """Read the list of prototypes, which takes seconds, before a case is timed."""
+    from prototypes import list_prototypes
+
+    list_prototypes()
 
 
 def _pick(random: Random, seeds: Path, pattern: str) -> Path:
