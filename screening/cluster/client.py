@@ -11,21 +11,21 @@ import secrets
 import ssl
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib import metadata
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
-from distributed import Client, Future, Security, SpecCluster, wait
+from distributed import Client, Security, SpecCluster
 from distributed.comm.addressing import parse_host_port
 from distributed.core import rpc
 
 from screening.cluster.deployment import GPU, check_jobs, is_loopback, start_cluster
 from screening.cluster_settings import ClusterSettings, TlsSettings
-from screening.errors import ConfigurationError, OutputError
+from screening.errors import ConfigurationError, OutputError, SchedulerLostError
 
 CONNECT_SECONDS = 15
 WORKER_SECONDS = 30
@@ -38,6 +38,9 @@ JOB_NOTE_SECONDS = 60.0
 
 PROBED_PACKAGES: Final = ("torch", "numpy", "distributed")
 """Packages that driver and workers are compared by, besides our own code."""
+
+_LOGGERS: Final = ("distributed", "distributed.client")
+"""Loggers that Dask gives a level each; what matters of it is said by our own errors and notes."""
 
 _LOST: Final = (OSError, ValueError, TypeError, RuntimeError, MemoryError)
 """What Dask raises when an address is none, or something else answers there."""
@@ -61,7 +64,8 @@ def connect(
         ConfigurationError: No scheduler answers, it has no workers, certificates do not fit, or
             what is asked for is not there.
     """
-    logging.getLogger("distributed").setLevel(logging.CRITICAL)
+    for name in _LOGGERS:
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     security = read_certificates(settings.tls)
     if settings.is_elsewhere:
         address = settings.scheduler or _await_address(settings.scheduler_file, note)
@@ -312,7 +316,7 @@ class Surroundings:
 def probe_workers(client: Client, folder: Path | None, note: Callable[[str], None]) -> None:
     """Check before the first task that each worker runs this program and sees the result folder.
 
-    Workers that are busy with something else for `PROBE_SECONDS` are not checked.
+    Workers that do not answer within `PROBE_SECONDS` are not checked.
 
     Args:
         client: Client of the workers.
@@ -320,10 +324,14 @@ def probe_workers(client: Client, folder: Path | None, note: Callable[[str], Non
         note: Told of differences that may do no harm.
 
     Raises:
-        ConfigurationError: A worker has not this program, another version of it or of torch, or
-            does not see the folder or cannot write there.
+        ConfigurationError: A worker or the scheduler has not this program or another version of
+            it, or a worker has another version of torch, or does not see the folder or cannot
+            write there.
         OutputError: The driver cannot write to the folder.
+        SchedulerLostError: The scheduler is gone.
     """
+    if client.cluster is None:  # else this process started it just now
+        _check_scheduler_program(client)
     token = secrets.token_hex(16)
     place = None if folder is None else folder.resolve() / f".probe-{token}"
     try:
@@ -338,7 +346,7 @@ def probe_workers(client: Client, folder: Path | None, note: Callable[[str], Non
             place.unlink(missing_ok=True)
     here = look_around(None)
     for address, there in seen.items():
-        if client.cluster is None:  # else this process started it just now
+        if client.cluster is None:
             _check_program(f"the worker {address} on {there.host}", here, there)
         if place is not None:
             _check_folder(f"the worker {address} on {there.host}", there, place.parent, token)
@@ -375,12 +383,20 @@ def look_around(place: Path | None) -> Surroundings:
 
 @lru_cache(maxsize=1)
 def hash_program() -> str:
-    """Return a SHA-256 of our own source: versions in the making share one number.
+    """Return the hash of our own source: versions in the making share one number.
 
     It stays what it was when first asked for, as does what this process has imported: workers that
     outlive an update of the program are told apart by it.
     """
-    root = Path(__file__).resolve().parents[2]
+    return hash_sources(Path(__file__).resolve().parents[2])
+
+
+def hash_sources(root: Path) -> str:
+    """Return a SHA-256 of the modules of our packages.
+
+    Args:
+        root: Folder that holds the packages.
+    """
     digest = hashlib.sha256()
     for package in ("irnet", "prototypes", "screening"):
         for path in sorted((root / package).rglob("*.py")):
@@ -392,38 +408,59 @@ def hash_program() -> str:
 def _ask_workers(
     client: Client, place: Path | None, note: Callable[[str], None]
 ) -> dict[str, Surroundings]:
-    """Have each worker look around, but for those that are busy or leave meanwhile."""
-    asked: dict[str, Future[Surroundings]] = {
-        address: client.submit(look_around, place, workers=[address], pure=False)
-        for address in client.scheduler_info(n_workers=-1)["workers"]
-    }
-    with suppress(TimeoutError):
-        wait(list(asked.values()), timeout=PROBE_SECONDS)
+    """Have each worker look around, but for those that do not answer or leave meanwhile.
+
+    What is run like this, not as a task, does not end a worker that cannot import it, and is
+    answered by a busy one.
+    """
+
+    async def ask(address: str) -> dict[str, Surroundings | BaseException]:
+        answering: Awaitable[Any] = client.run(
+            look_around, place, workers=[address], on_error="return"
+        )
+        return await asyncio.wait_for(answering, PROBE_SECONDS)
+
+    async def ask_all() -> list[dict[str, Surroundings | BaseException] | BaseException]:
+        return await asyncio.gather(*map(ask, addresses), return_exceptions=True)
+
+    addresses = list(client.scheduler_info(n_workers=-1)["workers"])
+    answers = client.sync(ask_all)
     still_there = client.scheduler_info(n_workers=-1)["workers"]
     seen = {}
-    for address, future in asked.items():
-        if future.status == "error":
-            raise ConfigurationError(
-                f"the worker {address} or the scheduler cannot run this program "
-                f"({_find_reason(future)}); install the same version there as here"
-            )
-        if future.status == "finished":
-            seen[address] = future.result()
-        elif address in still_there:
+    for address, answer in zip(addresses, answers, strict=True):
+        said = answer.get(address) if isinstance(answer, dict) else answer
+        if isinstance(said, Surroundings):
+            seen[address] = said
+        elif address in still_there and isinstance(said, TimeoutError):
             note(
-                f"the worker {address} did not answer within {PROBE_SECONDS:g} s, it seems to be "
-                "busy: whether it runs the same program is not checked"
+                f"the worker {address} did not answer within {PROBE_SECONDS:g} s: whether it runs "
+                "the same program is not checked"
             )
-    client.cancel([future for future in asked.values() if future.status == "pending"])
+        elif address in still_there:
+            raise ConfigurationError(_explain_missing(f"the worker {address}", said))
     return seen
 
 
-def _find_reason(future: Future[Surroundings]) -> str:
-    """What is at the bottom of an error that Dask wrapped."""
-    error: BaseException | None = future.exception()
-    while error is not None and error.__cause__ is not None:
-        error = error.__cause__
-    return f"{type(error).__name__}: {error}"
+def _check_scheduler_program(client: Client) -> None:
+    """Check that a scheduler that runs elsewhere knows the tasks that it hands on."""
+    try:
+        there = client.run_on_scheduler(hash_program)
+    except OSError as error:
+        raise SchedulerLostError(
+            f"the Dask scheduler is gone before the first task ({error}); see that it runs, and "
+            "run the same command again"
+        ) from error
+    except Exception as error:
+        raise ConfigurationError(_explain_missing("the scheduler", error)) from error
+    if there != hash_program():
+        raise ConfigurationError(
+            "the scheduler runs another version of this program; install the same one there as "
+            "here, and restart it"
+        )
+
+
+def _explain_missing(who: str, error: object) -> str:
+    return f"{who} cannot run this program ({error}); install the same version there as here"
 
 
 def _check_program(worker: str, here: Surroundings, there: Surroundings) -> None:
