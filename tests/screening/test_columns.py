@@ -16,6 +16,7 @@ from screening.columns import (
     check_table,
     column_reference,
     write_table,
+    write_tables,
     written_atomically,
 )
 from screening.errors import OutputError
@@ -74,6 +75,18 @@ def test_tables_come_back_as_written(tmp_path: Path) -> None:
     write_table(failures(), tmp_path / "x.parquet", FAILED_STRUCTURES)
     assert pq.read_table(tmp_path / "x.parquet").equals(failures())
     assert [path.name for path in tmp_path.iterdir()] == ["x.parquet"]
+
+
+def test_tables_one_after_the_other_become_one_file(tmp_path: Path) -> None:
+    path = tmp_path / "failures.parquet"
+    parts = [pa.table({"id": [name], "reason": ["x"]}) for name in "abc"]
+    assert write_tables(iter(parts), path, FAILED_STRUCTURES) == 3
+    assert pq.read_table(path).equals(pa.concat_tables(parts))
+    wrong = pa.table({"id": ["d"]})
+    with pytest.raises(ColumnError, match='"reason" is missing'):
+        write_tables([parts[0], wrong], path, FAILED_STRUCTURES)
+    assert pq.read_table(path).equals(pa.concat_tables(parts))
+    assert [each.name for each in tmp_path.iterdir()] == ["failures.parquet"]
 
 
 def test_an_interrupted_write_leaves_the_old_file(tmp_path: Path) -> None:
