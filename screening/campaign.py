@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
@@ -338,7 +338,8 @@ class _Run:
         Raises:
             ScreeningError: No other attempt and no other shard would do better.
         """
-        with closing(workforce.work_off(screen_shard, tasks, self._check)) as outcomes:
+        screen = _find_function(self.settings)
+        with closing(workforce.work_off(screen, tasks, self._check)) as outcomes:
             for outcome in outcomes:
                 if isinstance(outcome, Done):
                     self._finish(outcome.result)
@@ -451,6 +452,11 @@ def _check_earlier(scored: RunFolder, settings: CampaignSettings, model: Screeni
             f"{scored.path} was predicted by another model than {model.path.name} is now; run the "
             "campaign anew, or restore the model"
         )
+    if scored.keep_top is not None:
+        raise ConfigurationError(
+            f"{scored.path} kept only its {scored.keep_top:,} best candidates, and with other "
+            "competitors others may be better; run the campaign anew"
+        )
     missing = len(scored.shards) - len(scored.read_receipts(scored.shards))
     if missing:
         raise ConfigurationError(
@@ -539,6 +545,15 @@ def _gather_phases(
     )
     Phases.join([given, predicted]).save(root / PHASES_NAME)
     return root / PHASES_NAME, gathered
+
+
+def _find_function(settings: CampaignSettings) -> Callable[[ShardTask, int], Receipt]:
+    """Return what computes a shard, here or on a worker of a cluster."""
+    if settings.computes_here:
+        return screen_shard
+    from screening.cluster.shards import screen_shard_on_worker
+
+    return screen_shard_on_worker
 
 
 def _name_model(settings: CampaignSettings, model: ScreeningModel) -> str:

@@ -247,8 +247,14 @@ def _open_ranking(path: Path, rank_by: str | None) -> tuple[RunFolder, pa.Table]
     from screening.terminal import describe_order
 
     folder = RunFolder.open(path)
-    order = parse_order(rank_by or folder.manifest["rank_by"])
-    if folder.ranking_path.is_file():
+    manifest = folder.manifest
+    order = parse_order(rank_by or manifest["rank_by"])
+    if rank_by is not None and folder.keep_top is not None:
+        say(
+            f"the campaign kept only its {folder.keep_top:,} best by {manifest['ranked_by']}: by "
+            f"{order} others may be better, and are not here"
+        )
+    if folder.is_ranked:
         ranking = folder.read_ranking()
         if rank_by is not None:
             ranking = rank_again(ranking, folder.prototypes, order)
@@ -260,11 +266,13 @@ def _open_ranking(path: Path, rank_by: str | None) -> tuple[RunFolder, pa.Table]
             f"no shard of {path} is finished yet; wait, or run its command again to go on"
         )
     if len(finished) < len(folder.shards):
-        done = sum(receipt.candidates for receipt in finished)
+        done = sum(receipt.enumerated for receipt in finished)
         say(
-            f"incomplete: ranks are among the {done:,} of {folder.manifest['counts']['total']:,} "
+            f"incomplete: ranks are among the {done:,} of {manifest['counts']['total']:,} "
             "candidates whose shards are finished; go on with: screening run "
             f"{path / 'campaign.toml'}"
         )
     tables = [folder.table_path(receipt.shard) for receipt in finished]
-    return folder, rank_candidates(tables, folder.prototypes, order)
+    if rank_by is None:
+        order = parse_order(manifest["ranked_by"])
+    return folder, rank_candidates(tables, folder.prototypes, order, folder.keep_top)

@@ -360,6 +360,17 @@ class RunFolder:
         return restore_grid(self.manifest["grid"])
 
     @property
+    def is_ranked(self) -> bool:
+        """Whether the ranking of all candidates is there; one of an interrupted run is partial."""
+        return self.manifest.get("state") == "complete" and self.ranking_path.is_file()
+
+    @property
+    def keep_top(self) -> int | None:
+        """How many candidates the campaign keeps; None if it keeps all."""
+        kept: int | None = self.manifest["campaign"]["keep_top"]
+        return kept
+
+    @property
     def prototypes(self) -> tuple[str, ...]:
         """Names of the campaign's prototypes, in order."""
         return tuple(self.manifest["campaign"]["prototypes"])

@@ -51,7 +51,6 @@ def identify(
     order: RankBy,
 ) -> dict[str, Any]:
     """Return what makes a campaign this one: everything that its numbers depend on."""
-    kept = None if settings.keep_top is None else f"{settings.keep_top} best by {order}"
     return {
         "screening": screening.__version__,
         "prototypes": {space.prototype.name: space.prototype.geometry_hash() for space in spaces},
@@ -65,7 +64,8 @@ def identify(
         "device": str(settings.device),
         "precision": str(settings.precision),
         "shard_size": settings.shard_size,
-        "kept": kept,
+        "keep_top": settings.keep_top,
+        "kept_by": None if settings.keep_top is None else str(order),
     }
 
 

@@ -145,7 +145,7 @@ def report_of(folder: RunFolder) -> str:
         ConfigurationError: The campaign is not complete.
         InputDataError: A file of the folder is damaged.
     """
-    if "rows" not in folder.manifest or not folder.ranking_path.is_file():
+    if not folder.is_ranked:
         finished = sum(each.enumerated for each in folder.read_receipts(folder.shards))
         raise ConfigurationError(
             f"{folder.path} is not complete: {finished:,} of {folder.manifest['counts']['total']:,}"
@@ -202,6 +202,23 @@ def _head(manifest: Mapping[str, Any], scored: _Scored) -> list[str]:
         )
     else:
         found = f"{total}; {len(scored.new):,} of them are ranked."
+    remarks = []
+    if manifest["state"] != "complete":
+        remarks.append(
+            "This run was interrupted: it tells of what was finished by then. The same command "
+            "goes on."
+        )
+    if manifest["shards_set_aside"]:
+        remarks.append(
+            f"{manifest['shards_set_aside']:,} shards were set aside after repeated failures; "
+            "their candidates are among those that could not be scored. The same command tries "
+            "them again."
+        )
+    if manifest["dropped"]:
+        remarks.append(
+            f"Only the {manifest['campaign']['keep_top']:,} best are kept; predictions are counted, "
+            "and ranks by the Random Forest given, among these."
+        )
     return [
         build_title(_title(manifest)),
         build_paragraph(
@@ -210,6 +227,7 @@ def _head(manifest: Mapping[str, Any], scored: _Scored) -> list[str]:
             faint=True,
         ),
         build_paragraph(found),
+        *map(build_paragraph, remarks),
         build_paragraph(warn_of_bias({}, hull=scored.on_hull)[0]),
     ]
 

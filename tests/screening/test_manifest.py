@@ -15,7 +15,7 @@ from screening.manifest import (
     describe_prototype,
     resolve_settings,
     restore_prototype,
-    sum_stages,
+    sum_receipts,
 )
 from screening.settings import CampaignSettings, read_settings
 
@@ -53,7 +53,18 @@ def test_stage_rates_are_per_second_of_a_worker(make_receipt: Callable[..., Rece
         make_receipt(Shard(n, "B2", 0, 9), candidates=50, seconds=dict.fromkeys(STAGES, 0.5))
         for n in range(2)
     ]
-    assert sum_stages(receipts)["irnet"] == {
+    assert sum_receipts(receipts)["stages"]["irnet"] == {
         "worker_seconds": 1.0,
         "candidates_per_worker_second": 100,
     }
+
+
+def test_receipts_add_up(make_receipt: Callable[..., Receipt]) -> None:
+    removed = {"charge_neutral": {"removed": 3, "not_applicable": 2}}
+    receipts = [
+        make_receipt(Shard(n, "B2", 0, 9), dropped=n, threads=n, removed=removed) for n in (1, 2)
+    ]
+    totals = sum_receipts(iter(receipts))
+    assert totals["dropped"] == 3
+    assert totals["threads"] == [1, 2]
+    assert totals["removed"] == {"charge_neutral": {"removed": 6, "not_applicable": 4}}
