@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from math import isfinite, prod
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import (
     AfterValidator,
@@ -208,11 +208,16 @@ class _Manifest(_Part):
     grid: _Grid
     rank_by: Order
     ranked_by: Order = RankBy.P_STABLE
+    state: Literal["running", "complete", "interrupted", "stopped"] = "stopped"
     runs: list[_Run] = []
     rows: dict[str, Count] = {}
     removed: dict[str, dict[str, Count]] = {}
     comparison: Annotated[Any, AfterValidator(_check_comparison)] = None
     devices: list[str] = []
+    threads: list[int] = []
+    reasons: dict[str, Count] = {}
+    dropped: Count = 0
+    shards_finished: Count = 0
     stages: dict[str, _Stage] = {}
 
     @model_validator(mode="after")
