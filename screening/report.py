@@ -216,8 +216,8 @@ def _head(manifest: Mapping[str, Any], scored: _Scored) -> list[str]:
         )
     if manifest["dropped"]:
         remarks.append(
-            f"Only the {manifest['campaign']['keep_top']:,} best are kept; predictions are counted, "
-            "and ranks by the Random Forest given, among these."
+            f"Only the {manifest['campaign']['keep_top']:,} best are kept: what is counted of the "
+            "predictions below, and the ranks by the Random Forest, are among these."
         )
     return [
         build_title(_title(manifest)),
