@@ -12,8 +12,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from screening.columns import RANKING, SHARD, check_table
-from screening.errors import ConfigurationError, suggest
+from screening.columns import RANKING, SHARD, ColumnError, check_table
+from screening.errors import ConfigurationError, InputDataError, suggest
 from screening.requirements import Requirement, apply_requirements
 from screening.settings import RankBy
 
@@ -274,6 +274,17 @@ def _read_scored(
         order: What to rank by.
         limit: Largest of the numbers to sort by that can matter; NaN for all.
     """
+    try:
+        check_table(pq.read_schema(path).empty_table(), SHARD)
+        return _read_checked(path, order, limit)
+    except (OSError, pa.ArrowException, ColumnError) as error:
+        raise InputDataError(
+            f"{path} is damaged ({error}); delete it, and run the campaign's command again"
+        ) from error
+
+
+def _read_checked(path: Path, order: RankBy, limit: float) -> pa.Table:
+    """Read what `_read_scored` does of a table with the columns of a shard."""
     with pq.ParquetFile(path) as file:
         names = [name for name in file.schema_arrow.names if RANKING.column(name)]
         keys = file.read([*ORDER_COLUMNS, "reason"])
