@@ -110,6 +110,7 @@ class _Identity(_Part):
     compete: bool
     stable_within: Number
     require: list[str]
+    keep_top: Count | None = None
     device: str
     precision: str
     shard_size: Count
@@ -218,6 +219,7 @@ class _Manifest(_Part):
     reasons: dict[str, Count] = {}
     dropped: Count = 0
     shards_finished: Count = 0
+    shards_set_aside: Count = 0
     stages: dict[str, _Stage] = {}
 
     @model_validator(mode="after")
