@@ -84,6 +84,9 @@ StableWithinOption = Annotated[
         show_default="0.05",
     ),
 ]
+JsonResultOption = Annotated[
+    bool, typer.Option("--json", help="The result as one JSON document instead of a table.")
+]
 FeatureTableOption = Annotated[
     Path | None,
     typer.Option(metavar="FILE", help="Feature table of these structures, from featurize."),

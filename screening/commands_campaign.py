@@ -12,6 +12,7 @@ from screening.command_parts import (
     REFERENCE_FILES,
     FolderArgument,
     FunctionalOption,
+    JsonResultOption,
     RankByOption,
     RequireOption,
     StableWithinOption,
@@ -164,9 +165,6 @@ PerformanceReportOption = Annotated[
 QuietOption = Annotated[
     bool, typer.Option("--quiet", "-q", help="Nothing on stderr but warnings and errors.")
 ]
-JsonOption = Annotated[
-    bool, typer.Option("--json", help="The result as one JSON document instead of a table.")
-]
 DeviceOption = Annotated[
     str | None,
     typer.Option(
@@ -230,7 +228,7 @@ def run(
     performance_report: PerformanceReportOption = None,
     top: TopOption = None,
     quiet: QuietOption = False,
-    as_json: JsonOption = False,
+    as_json: JsonResultOption = False,
 ) -> None:
     """Screen all compositions of prototypes and rank them.
 
@@ -293,7 +291,7 @@ def hull(
     dashboard: DashboardOption = None,
     top: TopOption = None,
     quiet: QuietOption = False,
-    as_json: JsonOption = False,
+    as_json: JsonResultOption = False,
 ) -> None:
     """Let a finished campaign's candidates compete with other phases.
 

@@ -10,6 +10,7 @@ import typer
 
 from screening.command_parts import (
     FolderArgument,
+    JsonResultOption,
     RankByOption,
     RequireOption,
     check_output,
@@ -89,14 +90,22 @@ def show(
     rank_by: RankByOption = None,
     diverse: DiverseOption = False,
     min_distance: DistanceOption = None,
+    as_json: JsonResultOption = False,
 ) -> None:
     """Show the best candidates of a campaign, complete or not."""
     run_folder, ranking = _open_ranking(folder, rank_by)
     chosen = _select(run_folder, ranking, containing, new, prototype, require)
-    if not len(chosen):
+    if not len(chosen) and not as_json:
         say(f"none of the {len(ranking):,} candidates meets all conditions")
         return
     shown = _shorten(chosen, top, diverse, min_distance)
+    if as_json:
+        from screening.result_document import describe_result, write_document
+        from screening.settings import parse_order
+
+        order = parse_order(rank_by or run_folder.manifest["ranked_by"])
+        typer.echo(write_document(describe_result(run_folder, chosen, shown, order)))
+        return
     title = f"{'Diverse' if diverse else 'Top'} {len(shown)} of {len(chosen):,} candidates"
     if len(chosen) < len(ranking):
         title += f" chosen from {len(ranking):,}"
