@@ -21,13 +21,14 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, Final
 
 import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
+from pydantic import TypeAdapter
 
 from screening.columns import (
     FAILED_CANDIDATES,
@@ -580,14 +581,13 @@ def _find_foreign(folder: RunFolder, shard: Shard, receipt: Receipt) -> str | No
 
 def _read_receipt(path: Path) -> Receipt:
     raw = _unseal(json.loads(path.read_text(encoding="utf-8")))
-    return Receipt(
-        **raw
-        | {
-            "shard": Shard(**raw["shard"]),
-            "best": tuple(raw["best"]),
-            "std_histogram": tuple(raw["std_histogram"]),
-        }
-    )
+    return _receipts().validate_python(raw)
+
+
+@cache
+def _receipts() -> TypeAdapter[Receipt]:
+    """What makes a receipt of plain data; a type that does not fit is a ValueError."""
+    return TypeAdapter(Receipt)
 
 
 def _seal(content: Mapping[str, Any]) -> dict[str, Any]:
