@@ -154,8 +154,8 @@ def _run_case(prepare: Any, random: Random, seeds: Path, work: Path) -> dict[str
     case = prepare(random, seeds, work)
     try:
         with _limited():
-            case()
-        outcome = "read"
+            result = case()
+        outcome = result if isinstance(result, str) else "read"
     except (Exception, SystemExit, TimeLimitExceeded) as error:
         code = exit_code_of(error)
         if code is None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from random import Random
@@ -13,7 +14,7 @@ from typing import Any
 from tests.fuzz import mutations
 
 Case = Callable[[], object]
-"""Reads the damaged input; returns or raises."""
+"""Reads the damaged input; returns what came of it, nothing if it was read, or raises."""
 
 _RAN_OUT = ("MemoryError", "allocate", "recursion")
 """Words of errors that no reader may turn into the reason of a failure."""
@@ -196,41 +197,84 @@ def damage_folder(random: Random, seeds: Path, work: Path) -> Case:
     named = [path for path in paths if path.name in ("manifest.json", "ranking.parquet")]
     path = random.choice(named if random.random() < 0.6 else paths)
     if path.suffix == ".json":
-        path.write_bytes(mutations.write_json(random, _json(path)))
+        path.write_bytes(_write_sealed(random, path))
     else:
         mutations.damage_table(random, _table(path), path)
+        if path.parent.name == "shards":
+            _adopt_table(path)
     command = random.choice(
         (
             ["show", "campaign"], ["show", "campaign", "--diverse"], ["show", "campaign", "--new"],
-            ["show", "campaign", "--rank-by", "formation-enthalpy"], ["report", "campaign"],
-            ["export", "campaign", "--top", "2"], ["export", "campaign", "--format", "poscar"],
+            ["show", "campaign", "--rank-by", "formation-enthalpy"], ["status", "campaign"],
+            ["status", "campaign", "--json"], ["show", "campaign", "--with", "O"],
+            ["report", "campaign"], ["export", "campaign", "--top", "2"],
+            ["export", "campaign", "--top", "2", "--format", "poscar"],
             ["export", "campaign", "--format", "csv"],
         )
     )  # fmt: skip
     return lambda: _call(command)
 
 
-def _call(command: list[str]) -> None:
-    """Call a command of the program; what it prints must be text without control characters."""
-    from click.testing import CliRunner
+def _write_sealed(random: Random, path: Path) -> bytes:
+    """Damage a JSON file of a campaign, and make its checksum right again most of the time."""
+    from screening.folder import CHECKSUM, hash_identity
+
+    data = mutations.write_json(random, _json(path))
+    if random.random() < 0.25:
+        return data
+    with suppress(ValueError, RecursionError, TypeError):
+        content = json.loads(data)
+        if isinstance(content, dict) and content.pop(CHECKSUM, None) is not None:
+            return json.dumps({**content, CHECKSUM: hash_identity(content)}).encode()
+    return data
+
+
+def _adopt_table(path: Path) -> None:
+    """Write the checksum of a shard's table into its receipt."""
+    from screening.folder import CHECKSUM, hash_identity
+    from screening.model_card import hash_file
+
+    receipt = path.with_suffix(".json")
+    content = json.loads(receipt.read_text()) | {"sha256": hash_file(path)}
+    del content[CHECKSUM]
+    receipt.write_text(json.dumps({**content, CHECKSUM: hash_identity(content)}))
+
+
+@cache
+def _program() -> Any:
     from typer.main import get_command
 
     from screening.cli import app
 
-    done = CliRunner().invoke(get_command(app), command, catch_exceptions=False)
+    return get_command(app)
+
+
+def _call(command: list[str]) -> str:
+    """Call a command of the program; what it prints must be text without control characters.
+
+    Returns:
+        Name of its exit code.
+    """
+    from click.testing import CliRunner
+
+    from screening.errors import ExitCode
+
+    done = CliRunner().invoke(_program(), command, catch_exceptions=False)
     for sign in done.output:
         assert sign.isprintable() or sign in "\n\t", f"{sign!r} reaches the terminal"
+    assert done.exit_code != ExitCode.UNEXPECTED
+    return "read" if done.exit_code == ExitCode.OK else ExitCode(done.exit_code).name.lower()
 
 
 READERS: dict[str, tuple[Callable[[Random, Path, Path], Case], int]] = {
     "settings": (damage_settings, 2500),
     "prototype": (damage_prototype, 1000),
     "structures": (damage_structures, 1500),
-    "references": (damage_references, 1500),
+    "references": (damage_references, 1600),
     "training": (damage_training, 1000),
     "weights": (damage_weights, 1500),
     "model": (damage_model, 700),
-    "folder": (damage_folder, 300),
+    "folder": (damage_folder, 200),
 }
 """By name: what prepares a case, and how many of 10,000 inputs it gets."""
 
