@@ -35,8 +35,7 @@ def client() -> Iterator[Client]:
             n_workers=1,
             threads_per_worker=1,
             processes=False,
-            host="127.0.0.1",
-            dashboard_address=":0",
+            dashboard_address="127.0.0.1:0",
         ) as cluster,
         Client(cluster) as client,
     ):
