@@ -117,24 +117,28 @@ _logger = logging.getLogger(__name__)
 
 
 class ScreeningPage(SchedulerPlugin):
-    """Plugin of a scheduler that serves the page; registered again, it changes nothing."""
+    """Plugin of a scheduler that serves the page; registered again, it changes nothing.
+
+    Attributes:
+        board: What the pages draw from, once the plugin has started.
+    """
 
     name = "screening-page"
     idempotent = True
 
     def __init__(self) -> None:
-        self._board: Board | None = None
+        self.board: Board | None = None
         self._stop: Callable[[], None] | None = None
 
     async def start(self, scheduler: Scheduler) -> None:
         """Serve the page, if the scheduler has a dashboard, and say so in an event."""
-        if self._board is not None:  # Dask starts a plugin twice that a preload registers
+        if self.board is not None:  # Dask starts a plugin twice that a preload registers
             return
-        self._board = Board(scheduler)
+        self.board = Board(scheduler)
         for moment, content in scheduler.get_events(STATUS_TOPIC):
-            self._board.take(content, time.time() - moment)
+            self.board.take(content, time.time() - moment)
         try:
-            prefix, note, self._stop = _serve(scheduler, self._board)
+            prefix, note, self._stop = _serve(scheduler, self.board)
         except Exception as error:  # whatever a version of distributed does differently
             prefix, note = None, f"{type(error).__name__}: {error}"
         if note:
@@ -143,8 +147,8 @@ class ScreeningPage(SchedulerPlugin):
 
     def log_event(self, topic: str, msg: Any) -> None:
         """Hear what drivers publish."""
-        if topic == STATUS_TOPIC and self._board is not None:
-            self._board.take(msg)
+        if topic == STATUS_TOPIC and self.board is not None:
+            self.board.take(msg)
 
     async def close(self) -> None:
         """Stop the page's timers when the scheduler closes."""
@@ -341,7 +345,7 @@ def _serve(scheduler: Scheduler, board: Board) -> tuple[str | None, str, Callabl
         return None, "the scheduler runs without a dashboard", None
 
     def open_page(_: Scheduler, extra: Mapping[str, Any], document: Document) -> None:
-        _Page(board).add_to(document, extra)
+        add_page(document, board, extra)
 
     prefix = dashboards[0].prefix
     variables = template_variables(scheduler)
@@ -359,6 +363,17 @@ def _serve(scheduler: Scheduler, board: Board) -> tuple[str | None, str, Callabl
     if PAGE not in pages:
         pages.insert(1, PAGE)
     return prefix, "", application.stop
+
+
+def add_page(document: Document, board: Board, extra: Mapping[str, Any]) -> None:
+    """Make a new document show what a board says, and go on doing so.
+
+    Args:
+        document: The document of one open page.
+        board: What it draws from.
+        extra: Variables of the dashboard's template: its menu and the prefix of its paths.
+    """
+    _Page(board).add_to(document, extra)
 
 
 class _Page:

@@ -21,6 +21,7 @@ from screening.cluster.panels import (
     build_workers,
     label_campaign,
 )
+from screening.folder import STD_EDGES
 from screening.status import SILENCE_SECONDS, CampaignStatus
 
 EVIL = "<script>alert(1)</script>\"'&amp;<img src=x onerror=alert(2)>"
@@ -53,7 +54,8 @@ def make_status(**changes: Any) -> CampaignStatus:
             "stages": {
                 "score": {"worker_seconds": 75.0, "candidates_per_worker_second": 1234.5}
             },
-            "best": [row], "ranked_by": "p_stable", "std_histogram": [1000, 2000, 480],
+            "best": [row], "ranked_by": "p_stable",
+            "std_histogram": [1000, 2000, 480, *[0] * (len(STD_EDGES) - 3)],
             "competitor_tasks": 2, "competitor_tasks_done": 2, "elapsed_seconds": 83.0,
             "candidates_per_second": 1750.0, "seconds_left": 3.43,
             "driver": {"pid": 42, "host": "login", "since": "2026-01-02T03:04:05+00:00"},
@@ -192,7 +194,7 @@ def test_the_histogram_has_an_open_end() -> None:
     assert counts == (5, 6, 7)
     assert arrange_histogram((), edges)[2] == (0, 0, 0)
     assert "3,480 candidates; the median lies at 0.10 to 0.20 eV/atom" in build_uncertainty(
-        make_status(), edges
+        make_status(std_histogram=[1000, 2000, 480]), edges
     )
     last = build_uncertainty(make_status(std_histogram=[1, 1, 9]), edges)
     assert "the median lies at 0.20 or more eV/atom" in last
@@ -238,7 +240,7 @@ def test_text_of_users_is_text() -> None:
         "stages": (build_stages(evil), 1),
         "workers": (build_workers(evil, MEMORY), 3),
         "failures": (build_failures(evil), 2),
-        "uncertainty": (build_uncertainty(evil, (0.0, 0.1, 0.2)), 0),
+        "uncertainty": (build_uncertainty(evil, STD_EDGES), 0),
         "invitation": (build_invitation(EVIL, 3), 1),
     }
     for name, (text, times) in built.items():
