@@ -214,12 +214,18 @@ def count_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def read_settings(path: Path | None, flags: Mapping[str, object]) -> CampaignSettings:
+def read_settings(
+    path: Path | None, flags: Mapping[str, object], *, own: bool = True
+) -> CampaignSettings:
     """Merge defaults, a TOML file and flags into settings.
 
     Args:
         path: TOML file with the same keys as the flags (`shard-size` or `shard_size`), or None.
         flags: Values of flags; None and empty lists mean that the flag was not given.
+        own: Whether the user chose the file as settings to run. Of another, which lies in a
+            result folder that may be a stranger's, nothing of the table `[cluster]` counts but the
+            number of local workers: the rest may name a scheduler, which could run any code here,
+            and commands for a batch system.
 
     Returns:
         The resolved settings.
@@ -229,6 +235,10 @@ def read_settings(path: Path | None, flags: Mapping[str, object]) -> CampaignSet
             no prototype or output folder is given.
     """
     merged: dict[str, Any] = {} if path is None else _read_toml(path)
+    if path is not None and not own:
+        there = merged["cluster"]
+        workers = there.workers if there.type == "local" else None
+        merged["cluster"] = ClusterSettings(workers=workers)
     given = {key: value for key, value in flags.items() if value is not None and value != []}
     places: dict[str, Any] = {key: given.pop(key) for key in PLACES if key in given}
     merged["cluster"] = replace_place(merged.get("cluster", ClusterSettings()), **places)
