@@ -319,6 +319,7 @@ def hull(
             "dashboard": dashboard,
             "top": top,
         },
+        own=False,
     )
     if out is None or out.resolve() == folder.resolve():
         raise ConfigurationError(
