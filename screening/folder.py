@@ -246,6 +246,12 @@ class RunFolder:
         """
         folder = cls(path)
         damage = folder._compare_identity(identity)
+        for part in (path / "shards", path / "competitors"):
+            if part.is_symlink():
+                raise ConfigurationError(
+                    f"{part} is a link to {part.readlink()}, and a campaign writes into its own "
+                    "folder alone; choose another --out, or put the files in place of the link"
+                )
         try:
             (path / "shards").mkdir(parents=True, exist_ok=True)
         except OSError as error:
