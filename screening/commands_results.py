@@ -184,6 +184,10 @@ def export(
         )
     chosen = _shorten(chosen, top, diverse, min_distance)
     target = to or folder / f"export-{form}"
+    if to is None and target.is_symlink():
+        raise ConfigurationError(
+            f"{target} is a link to {target.readlink()}; give --to to write there, or remove it"
+        )
     described = run_folder.manifest["prototypes"]
     exported = export_candidates(
         chosen,
