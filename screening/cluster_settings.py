@@ -114,8 +114,8 @@ class ClusterSettings(_Closed):
     """
 
     type: ClusterType = ClusterType.LOCAL
-    workers: int | None = Field(default=None, ge=0)
-    gpus: int | None = Field(default=None, ge=0)
+    workers: int | None = Field(default=None, ge=0, le=10_000)
+    gpus: int | None = Field(default=None, ge=0, le=10_000)
     scheduler: Line | None = None
     scheduler_file: Path | None = None
     dashboard: str = Field(default=DEFAULT_DASHBOARD, pattern=r"^[^\s/]*:\d{1,5}$")
