@@ -96,7 +96,7 @@ def list_rows(table: pa.Table) -> list[dict[str, Any]]:
 
 def write_document(document: dict[str, Any]) -> str:
     """Return a document as JSON text: strict, and of characters that steer no terminal."""
-    return json.dumps(document, indent=1, allow_nan=False)
+    return json.dumps(document, indent=1, allow_nan=False).replace("\x7f", "\\u007f")
 
 
 def _list_values(column: pa.ChunkedArray) -> list[Any]:
