@@ -128,7 +128,8 @@ class CampaignResult:
     Attributes:
         folder: The result folder.
         ranking: The scored candidates that are kept, best first.
-        comparison: The ensemble beside the Random Forest; None without a forest.
+        comparison: The ensemble beside the Random Forest; None without a forest, and where not all
+            candidates are kept.
     """
 
     folder: RunFolder
@@ -223,11 +224,19 @@ def run_campaign(
                 run.screen(workforce, run.list_tasks(model, phases, scored))
             except KeyboardInterrupt as error:
                 writer.end(State.INTERRUPTED)
+                if not run.finished:
+                    folder.write_manifest(
+                        {**manifest, "runs": run.earlier, "state": str(State.INTERRUPTED)}
+                    )
+                    raise CampaignInterrupted(
+                        f"interrupted before the first of {len(shards)} shards was finished; run "
+                        "the same command again to begin anew"
+                    ) from error
                 run.conclude(manifest, State.INTERRUPTED)
                 raise CampaignInterrupted(
                     f"interrupted: {len(run.finished)} of {len(shards)} shards are finished and "
-                    f"kept in {settings.out}{', and ranked' if run.finished else ''}; run the same "
-                    f"command again to go on, or look at them with: screening show {settings.out}"
+                    f"kept in {settings.out}, and ranked; run the same command again to go on, or "
+                    f"look at them with: screening show {settings.out}"
                 ) from error
             run.check_counts()
             result = run.conclude(manifest, State.COMPLETE)
@@ -385,11 +394,13 @@ class _Run:
             self.order,
             settings.keep_top,
         )
-        comparison = compare_models(ranking, settings.stable_within)
+        totals = sum_receipts(self._read_receipts())
+        comparison = None  # says nothing where the best of one model alone are kept
+        if not totals["dropped"]:
+            comparison = compare_models(ranking, settings.stable_within)
         failures = gather_failures(self._list_failed(), list(self.spaces.values()))
         failed = folder.write_failures(failures)
         folder.write_ranking(ranking)
-        totals = sum_receipts(self._read_receipts())
         ended = time.perf_counter()
         this_run = {
             "ended": datetime.now(UTC).isoformat(timespec="seconds"),

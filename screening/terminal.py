@@ -587,7 +587,7 @@ def describe_kept(manifest: Mapping[str, Any]) -> list[str]:
     kept = manifest["rows"]["scored"]
     return [
         f"{kept + dropped:,} candidates were scored and the best {kept:,} are kept; ranks by the "
-        "Random Forest, and what it shares with IRNet, are among these."
+        "Random Forest are among these, and the two are not compared."
     ]
 
 
