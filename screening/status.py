@@ -21,7 +21,7 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from heapq import nsmallest
 from itertools import zip_longest
-from math import inf
+from math import inf, isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
@@ -682,7 +682,14 @@ def _read_quarantine(folder: RunFolder, shard: Shard) -> tuple[str, int] | None:
 
 
 def _read_row(row: Mapping[str, Any]) -> BestRow:
-    return BestRow(**{name: row[name] for name in BestRow.model_fields})
+    """Read a row of a receipt; a number that is none, which a broken model may give, is left out."""
+    values = {name: row[name] for name in BestRow.model_fields}
+    return BestRow(
+        **{
+            name: None if isinstance(value, float) and not isfinite(value) else value
+            for name, value in values.items()
+        }
+    )
 
 
 def _last_if_none(number: float | None) -> float:

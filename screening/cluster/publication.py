@@ -97,7 +97,7 @@ def describe_workers(workers: Mapping[str, Mapping[str, Any]]) -> tuple[WorkerSt
         WorkerStatus(
             name=str(each["name"]),
             host=str(each["host"]),
-            memory_bytes=each.get("metrics", {}).get("memory"),
+            memory_bytes=int(each.get("metrics", {}).get("memory", 0)) or None,
         )
         for each in workers.values()
     )

@@ -276,6 +276,17 @@ def test_a_snapshot_does_not_grow_with_the_shards(make_receipt: MakeReceipt) -> 
     assert sizes[1] < sizes[0] + 100  # longer numbers
 
 
+def test_a_model_that_predicts_no_numbers_ends_no_status(make_receipt: MakeReceipt) -> None:
+    row = dict.fromkeys(BEST_COLUMNS) | {"prototype": "B2", "candidate": 1, "formula": "MgO"}
+    broken = row | {"formation_enthalpy_ev_per_atom": float("-inf"), "p_stable": float("nan")}
+    fine = row | {"candidate": 2, "p_stable": 0.1}
+    tracker = open_tracker()
+    tracker.add(make_receipt(make_shard(0), best=(broken, fine)))
+    best = tracker.snapshot().best
+    assert [each.candidate for each in best] == [2, 1]
+    assert (best[1].p_stable, best[1].formation_enthalpy_ev_per_atom) == (None, None)
+
+
 prototypes = ("b", "a")
 stds = st.sampled_from([0.1, 0.4, 0.7000000001, None])
 rows = st.lists(
