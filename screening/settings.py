@@ -31,6 +31,7 @@ from screening.cluster_settings import (
     write_cluster,
 )
 from screening.errors import ConfigurationError, suggest
+from screening.printing import make_printable
 
 
 class Device(StrEnum):
@@ -267,6 +268,13 @@ def read_settings(
         raise ConfigurationError(
             "\n".join(f"wrong setting: {each}" for each in problems)
         ) from error
+    try:
+        write_settings(settings).encode()
+    except UnicodeEncodeError as error:
+        raise ConfigurationError(
+            f"a name or path among the settings is no text ({error.object[error.start]!r}); rename "
+            "the file or folder"
+        ) from error
     if not settings.require:
         return settings
     from screening.columns import RANKING, RF_ABOVE_HULL, SHARD, STABILITY
@@ -295,7 +303,8 @@ def write_settings(settings: CampaignSettings, comments: tuple[str, ...] = ()) -
         settings: Settings to write; keys that are None are left out, TOML has no null.
         comments: Lines to put above, without the leading `#`.
     """
-    lines = [f"# {line}" for line in comments]
+    # names of files stand in comments, and a line end in one would begin a setting
+    lines = [f"# {make_printable(' '.join(line.split()))}" for line in comments]
     values = settings.model_dump(mode="json", exclude_none=True, exclude={"cluster"})
     for key, value in values.items():
         # JSON strings and lists are TOML too, but for the one control character JSON lets through.
