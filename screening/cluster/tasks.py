@@ -19,7 +19,7 @@ from queue import Empty, SimpleQueue
 from typing import Any, Final, Generic, NamedTuple
 
 from dask.typing import Key
-from distributed import Client, Future, get_worker
+from distributed import Client, Future, LocalCluster, get_worker
 from distributed.client import FutureCancelledError
 
 from screening.errors import SchedulerLostError, WorkersGoneError
@@ -445,6 +445,10 @@ class _Shift(Generic[Task, Result]):
                 del self.places[place.address]
                 self._take_back(place.given)
             place.missed = True
+        cluster = self.client.cluster
+        if isinstance(cluster, LocalCluster) and len(workers) < len(cluster.worker_spec):
+            # a worker that dies while it starts takes its nanny along
+            cluster.scale(len(cluster.worker_spec))
 
     def _check_staff(self) -> None:
         """Say so where there is nobody to give tasks to, and at last give up."""

@@ -13,6 +13,7 @@ from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any
 
+import dask
 import pytest
 from distributed import Client, LocalCluster, Scheduler, SpecCluster, Worker, get_worker
 
@@ -197,6 +198,17 @@ def test_workers_that_join_later_are_used() -> None:
         next(outcomes)
         cluster.scale(2)
         await_that(lambda: next(outcomes).result == "1")
+        outcomes.close()
+
+
+def test_a_nanny_that_is_gone_is_replaced() -> None:
+    """It goes with a worker that dies while it starts."""
+    with dask.config.set({"distributed.deploy.lost-worker-timeout": "100ms"}), hire(1) as client:
+        outcomes = map_tasks(client, lambda task, worker: os.getpid(), range(100_000))
+        first = next(outcomes)
+        assert isinstance(client.cluster, LocalCluster)
+        client.cluster.sync(client.cluster.workers[0].close)
+        await_that(lambda: next(outcomes).result != first.result)
         outcomes.close()
 
 
