@@ -76,7 +76,7 @@ CHECKSUM: Final = "checksum"
 QUARANTINE: Final = ".quarantine.json"
 """How the files end that say why a shard was given up."""
 
-_DAMAGE: Final = (OSError, ValueError, TypeError, KeyError)
+_DAMAGE: Final = (OSError, ValueError, TypeError, KeyError, RecursionError)
 """What reading a damaged JSON file may raise."""
 
 NAMED_SHARDS: Final = 3
