@@ -17,6 +17,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -75,8 +76,8 @@ def merge(path: Path, shards: int, keep_top: int | None) -> None:
 def measure(out: Path, shards: int, keep_top: int) -> Iterator[str]:
     """Yield the rows of a Markdown table."""
     size = RunFolder(out / "whole").shards.shard_size
-    sets = [("whole", part, None) for part in (shards // 4, shards // 2, shards)]
-    sets += [("cut", part, keep_top) for part in (shards // 4, shards // 2, shards)]
+    tops: dict[str, int | None] = {"whole": None, "cut": keep_top}
+    parts = (shards // 4, shards // 2, shards)
 
     def call(name: str, part: int, top: int | None) -> dict[str, float]:
         command = [sys.executable, __file__, str(out / name), "--merge", "--shards", str(part)]
@@ -88,7 +89,7 @@ def measure(out: Path, shards: int, keep_top: int) -> Iterator[str]:
     empty = call("cut", 0, None)["bytes"]
     yield "| candidates | kept | ranked and written in | memory |"
     yield "|---|---|---|---|"
-    for name, part, top in sets:
+    for (name, top), part in product(tops.items(), parts):
         found = call(name, part, top)
         yield (
             f"| {part * size:,} | {found['rows']:,.0f} | {found['seconds']:.1f} s "
