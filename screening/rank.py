@@ -32,13 +32,14 @@ ORDER_COLUMNS: Final = (
 
 FloatArray = NDArray[np.float64]
 
-_FALLBACKS: Final = {
+FALLBACKS: Final = {
     RankBy.P_STABLE: (RankBy.ENERGY_ABOVE_HULL, RankBy.FORMATION_ENTHALPY),
     RankBy.UPPER_BOUND: (RankBy.ENERGY_ABOVE_HULL, RankBy.FORMATION_ENTHALPY),
     RankBy.LOWER_BOUND: (RankBy.ENERGY_ABOVE_HULL, RankBy.FORMATION_ENTHALPY),
     RankBy.ENERGY_ABOVE_HULL: (RankBy.FORMATION_ENTHALPY,),
     RankBy.FORMATION_ENTHALPY: (),
 }
+"""What a ranking goes by where a column is null for all candidates, the first that there is."""
 
 
 def rank_candidates(
@@ -153,7 +154,7 @@ def resolve_order(
         RankBy.ENERGY_ABOVE_HULL: has_hull,
         RankBy.FORMATION_ENTHALPY: True,
     }
-    return next(order for order in (rank_by, *_FALLBACKS[rank_by]) if possible[order])
+    return next(order for order in (rank_by, *FALLBACKS[rank_by]) if possible[order])
 
 
 def find_order(candidates: pa.Table, rank_by: RankBy) -> RankBy:
@@ -170,7 +171,7 @@ def find_order(candidates: pa.Table, rank_by: RankBy) -> RankBy:
     Returns:
         What the candidates can be ranked by.
     """
-    for order in (rank_by, *_FALLBACKS[rank_by]):
+    for order in (rank_by, *FALLBACKS[rank_by]):
         if len(candidates) == 0 or not np.isnan(_ascending(candidates, order)[0]).all():
             return order
     return RankBy.FORMATION_ENTHALPY
