@@ -32,7 +32,7 @@ from screening.enumerate import Shard
 from screening.errors import InputDataError
 from screening.folder import Receipt, RunFolder
 from screening.lock import LOCK_NAME, read_holder
-from screening.rank import ONE_SIDED_90
+from screening.rank import FALLBACKS, ONE_SIDED_90
 from screening.settings import RankBy
 
 if TYPE_CHECKING:
@@ -263,7 +263,8 @@ class StatusTracker:
         campaign: Name of the result folder.
         counts: Candidates of each prototype, in order.
         shards: Shards in all.
-        order: What the ranking goes by, as resolved before the first shard.
+        order: What the ranking is to go by; without a hull or probabilities the best rows go by
+            what there is, as the ranking does.
         clock: Seconds by a clock that never jumps.
     """
 
@@ -281,7 +282,7 @@ class StatusTracker:
         self._prototypes = tuple(counts)
         self._total = sum(counts.values())
         self._shards = shards
-        self._order = order
+        self._asked = self._order = order
         self._driver: Driver | None = None
         self._lock = threading.Lock()
         self._done: set[int] = set()
@@ -444,6 +445,7 @@ class StatusTracker:
             a + b for a, b in zip_longest(self._histogram, receipt.std_histogram, fillvalue=0)
         )
         rows = [*self._best, *map(_read_row, receipt.best)]
+        self._order = find_row_order(rows, self._asked)
         self._best = nsmallest(MOST_BEST, rows, key=self._place)
 
     def _place(self, row: BestRow) -> tuple[float, ...]:
@@ -609,6 +611,19 @@ def follow_status(
         time.sleep(seconds)
 
 
+def find_row_order(rows: Sequence[BestRow], order: RankBy) -> RankBy:
+    """Say what rows can be ranked by, as `screening.rank.find_order` does for tables.
+
+    Args:
+        rows: The best rows of all shards so far.
+        order: What was asked for.
+    """
+    for each in (order, *FALLBACKS[order]):
+        if not rows or any(rank_row(row, each)[0] < inf for row in rows):
+            return each
+    return RankBy.FORMATION_ENTHALPY
+
+
 def rank_row(row: BestRow, order: RankBy) -> tuple[float, ...]:
     """Return what to sort a row by in ascending order; a missing number goes last.
 
@@ -682,14 +697,12 @@ def _read_quarantine(folder: RunFolder, shard: Shard) -> tuple[str, int] | None:
 
 
 def _read_row(row: Mapping[str, Any]) -> BestRow:
-    """Read a row of a receipt; a number that is none, which a broken model may give, is left out."""
-    values = {name: row[name] for name in BestRow.model_fields}
-    return BestRow(
-        **{
-            name: None if isinstance(value, float) and not isfinite(value) else value
-            for name, value in values.items()
-        }
-    )
+    """Read a row of a receipt; what is no number, which a broken model may predict, is left out."""
+    values: dict[str, Any] = {name: row[name] for name in BestRow.model_fields}
+    for name, value in values.items():
+        if isinstance(value, float) and not isfinite(value):
+            values[name] = None
+    return BestRow(**values)
 
 
 def _last_if_none(number: float | None) -> float:

@@ -23,7 +23,7 @@ from screening.enumerate import Shard
 from screening.errors import InputDataError
 from screening.folder import BEST, BEST_COLUMNS, STD_EDGES, Receipt, RunFolder
 from screening.lock import LOCK_NAME, Holder
-from screening.rank import rank_again
+from screening.rank import find_order, rank_again
 from screening.settings import RankBy
 from screening.status import (
     MOST_QUARANTINED,
@@ -288,22 +288,27 @@ def test_a_model_that_predicts_no_numbers_ends_no_status(make_receipt: MakeRecei
 
 
 prototypes = ("b", "a")
-stds = st.sampled_from([0.1, 0.4, 0.7000000001, None])
-rows = st.lists(
-    st.fixed_dictionaries(
-        {
-            "prototype": st.sampled_from(prototypes),
-            "candidate": st.integers(0, 99),
-            "formation_enthalpy_ev_per_atom": st.sampled_from([-1.0, -0.3, 0.1]),
-            "energy_above_hull_ev_per_atom": st.sampled_from([-0.2, 0.0, 0.1, None]),
-            "energy_above_hull_std_ev_per_atom": stds,
-            "p_stable": st.sampled_from([0.0, 0.5, 1.0]),
-        }
-    ),
-    min_size=1,
-    max_size=40,
-    unique_by=lambda row: (row["prototype"], row["candidate"]),
-)
+numbers = st.sampled_from([-0.2, 0.0, 0.1])
+
+
+def draw_rows(hull: bool, calibrated: bool) -> st.SearchStrategy[list[dict[str, Any]]]:
+    """Rows of a campaign, which has a hull or not, and a model that is calibrated or not."""
+    columns = {
+        "prototype": st.sampled_from(prototypes),
+        "candidate": st.integers(0, 99),
+        "formation_enthalpy_ev_per_atom": st.sampled_from([-1.0, -0.3, 0.1]),
+    }
+    if hull:
+        columns["energy_above_hull_ev_per_atom"] = numbers
+    if hull and calibrated:
+        columns["energy_above_hull_std_ev_per_atom"] = st.sampled_from([0.1, 0.7000000001, None])
+        columns["p_stable"] = st.sampled_from([0.0, 0.5, 1.0, None])
+    return st.lists(
+        st.fixed_dictionaries(columns),
+        min_size=1,
+        max_size=40,
+        unique_by=lambda row: (row["prototype"], row["candidate"]),
+    )
 
 
 def make_ranking(drawn: Sequence[dict[str, Any]]) -> pa.Table:
@@ -317,20 +322,15 @@ def make_ranking(drawn: Sequence[dict[str, Any]]) -> pa.Table:
 
 
 @settings(max_examples=60, deadline=None)
-@given(drawn=rows, order=st.sampled_from(RankBy), random=st.randoms(use_true_random=False))
+@given(
+    drawn=st.builds(draw_rows, st.booleans(), st.booleans()).flatmap(lambda rows: rows),
+    order=st.sampled_from(RankBy),
+    random=st.randoms(use_true_random=False),
+)
 def test_the_best_rows_are_those_of_the_ranking(
     drawn: list[dict[str, Any]], order: RankBy, random: Any
 ) -> None:
     """However the rows are dealt to shards, and in whatever order these come."""
-    if all(row["energy_above_hull_ev_per_atom"] is None for row in drawn):
-        order = RankBy.FORMATION_ENTHALPY  # as the driver resolves it
-    elif order in (RankBy.UPPER_BOUND, RankBy.LOWER_BOUND):
-        bounded = [
-            row["energy_above_hull_ev_per_atom"] is not None
-            and row["energy_above_hull_std_ev_per_atom"] is not None
-            for row in drawn
-        ]
-        order = order if any(bounded) else RankBy.ENERGY_ABOVE_HULL
     ranked = rank_again(make_ranking(drawn), prototypes, order).select(list(BEST_COLUMNS))
     place = {
         (row["prototype"], row["candidate"]): number
@@ -343,7 +343,9 @@ def test_the_best_rows_are_those_of_the_ranking(
     for number in random.sample(sorted(shards), len(shards)):
         own = sorted(shards[number], key=lambda row: place[row["prototype"], row["candidate"]])
         tracker.add(make_blank_receipt(make_shard(number), best=tuple(own[:BEST])))
-    found = [row.model_dump() for row in tracker.snapshot().best]
+    status = tracker.snapshot()
+    found = [row.model_dump() for row in status.best]
+    assert status.ranked_by is find_order(ranked, order)
     assert found == ranked.slice(0, BEST).to_pylist()
 
 
