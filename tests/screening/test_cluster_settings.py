@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import tomllib
@@ -136,6 +137,17 @@ jobs = st.builds(
 def test_what_is_written_reads_back_the_same(settings: ClusterSettings) -> None:
     table = tomllib.loads(f'prototype = "B2"\n{write_cluster(settings)}').get("cluster", {})
     assert read_cluster(table, "c.toml") == settings
+
+
+def test_the_recipes_of_the_documentation_are_tables_that_are_read() -> None:
+    text = (Path(__file__).parents[2] / "docs/clusters.md").read_text(encoding="utf-8")
+    tables = [
+        tomllib.loads(block)["cluster"] for block in re.findall(r"```toml\n(.*?)```", text, re.S)
+    ]
+    assert {read_cluster(table, "docs").type for table in tables} == set(ClusterType)
+    named = {key.replace("-", "_") for table in tables for key in table}
+    for key in ClusterSettings.model_fields:
+        assert key in named or key.replace("_", "-") in text, f"{key} is documented nowhere"
 
 
 def test_neither_dask_nor_torch_is_loaded() -> None:
