@@ -45,6 +45,8 @@ from screening.status import CampaignStatus
 
 if TYPE_CHECKING:
     from bokeh.document import Document
+    from bokeh.models import ColumnDataSource
+    from bokeh.plotting import figure
     from distributed import Scheduler
 
 PAGE: Final = "screening"
@@ -399,6 +401,7 @@ class _Page:
         self._bars = ColumnDataSource(
             data=_name_bars(arrange_histogram((), STD_EDGES)), name="bars"
         )
+        self._plot = _plot_bars(self._bars)
         self._choice = Select(name="campaigns", title="Campaign", value="", visible=False)
         self._choice.on_change("value", self._switch)
 
@@ -408,7 +411,7 @@ class _Page:
 
         self._spread = column(
             self._texts["uncertainty"],
-            self._plot(),
+            self._plot,
             name="spread",
             styles=CARD,
             sizing_mode="stretch_width",
@@ -460,39 +463,43 @@ class _Page:
             bars = _name_bars(drawing.histogram)
             if self._bars.data != bars:
                 self._bars.data = bars
-
-    def _plot(self) -> Any:
-        from bokeh.models import DataRange1d, HoverTool, NumeralTickFormatter
-        from bokeh.plotting import figure
-
-        plot = figure(
-            height=190,
-            sizing_mode="stretch_width",
-            toolbar_location=None,
-            tools="",
-            x_axis_label="standard deviation of the ensemble, eV/atom",
-            y_axis_label="candidates",
-            y_range=DataRange1d(start=0),
-        )
-        plot.quad(
-            left="left", right="right", top="count", bottom=0, source=self._bars,
-            fill_color="#2b6ca8", line_color="#ffffff",
-        )  # fmt: skip
-        plot.add_tools(
-            HoverTool(
-                tooltips=[
-                    ("standard deviation", "@left{0.00} to @right{0.00} eV/atom"),
-                    ("candidates", "@count{0,0}"),
-                ]
-            )
-        )
-        plot.xaxis.formatter = NumeralTickFormatter(format="0.00")
-        plot.yaxis.formatter = NumeralTickFormatter(format="0,0")
-        plot.yaxis.minor_tick_line_color = None
-        plot.xgrid.grid_line_color = None
-        plot.outline_line_color = None
-        return plot
+            scored = any(drawing.histogram[2])
+            if self._plot.visible != scored:
+                self._plot.visible = scored
 
 
 def _name_bars(histogram: Histogram) -> dict[str, Any]:
     return dict(zip(("left", "right", "count"), histogram, strict=True))
+
+
+def _plot_bars(bars: ColumnDataSource) -> figure:
+    from bokeh.models import DataRange1d, HoverTool, NumeralTickFormatter
+    from bokeh.plotting import figure
+
+    plot = figure(
+        height=190,
+        sizing_mode="stretch_width",
+        toolbar_location=None,
+        tools="",
+        x_axis_label="standard deviation of the ensemble, eV/atom",
+        y_axis_label="candidates",
+        y_range=DataRange1d(start=0),
+    )
+    plot.quad(
+        left="left", right="right", top="count", bottom=0, source=bars,
+        fill_color="#2b6ca8", line_color="#ffffff",
+    )  # fmt: skip
+    plot.add_tools(
+        HoverTool(
+            tooltips=[
+                ("standard deviation", "@left{0.00} to @right{0.00} eV/atom"),
+                ("candidates", "@count{0,0}"),
+            ]
+        )
+    )
+    plot.xaxis.formatter = NumeralTickFormatter(format="0.00")
+    plot.yaxis.formatter = NumeralTickFormatter(format="0,0")
+    plot.yaxis.minor_tick_line_color = None
+    plot.xgrid.grid_line_color = None
+    plot.outline_line_color = None
+    return plot

@@ -187,8 +187,9 @@ def build_funnel(status: CampaignStatus) -> str:
 
 def build_best(status: CampaignStatus) -> str:
     """Build the table of the best candidates so far."""
+    so_far = "" if status.state is State.COMPLETE else " so far"
     if not status.best:
-        return "<h2>Best so far</h2>" + build_paragraph("Nothing is scored yet.", faint=True)
+        return f"<h2>Best{so_far}</h2>" + build_paragraph("Nothing is scored yet.", faint=True)
     head = ["", "Formula", "Prototype", "Formation enthalpy, eV/atom"]
     head += ["Energy above hull, eV/atom", "Probability of being stable"]
     rows = [
@@ -204,7 +205,7 @@ def build_best(status: CampaignStatus) -> str:
         ]
         for place, row in enumerate(status.best, start=1)
     ]
-    caption = f"Best {len(rows)} so far"
+    caption = f"Best {len(rows)}{so_far}"
     order = describe_order(status.ranked_by, status.ranked_by)
     table = build_table([head, *rows], caption, words=("Formula", "Prototype"))
     return table + f'<p class="note">{escape(order)}</p>'

@@ -300,7 +300,7 @@ def test_a_page_of_a_scheduler_that_was_started_with_it(
         assert status.scored == len(ranking) == status.total - status.removed > 0
         assert status.removed > 0
         assert tab.read(".value")[0] == "100.0 %"
-        best = read_table(tab, "Best 10 so far")
+        best = read_table(tab, "Best 10")
         assert [row[1] for row in best] == ranking["formula"].to_pylist()[:10]
         energies = ranking["energy_above_hull_ev_per_atom"].to_pylist()[:10]
         assert [row[4].split()[0] for row in best] == [

@@ -146,6 +146,8 @@ def test_the_best_rows_have_units_and_no_holes() -> None:
     text = build_best(make_status(best=[bare], ranked_by="formation_enthalpy"))
     assert read_rows(text)[1] == ["1", "KMgF3", "perovskite", "−3.123"]
     assert "Ranked by formation enthalpy." in text
+    assert "Best 1 so far" in text
+    assert "so far" not in build_best(make_status(state="complete"))
 
 
 def test_stages_and_workers_have_rates_and_memory() -> None:
