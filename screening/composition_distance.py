@@ -219,8 +219,8 @@ class NearestComposition:
         Returns:
             Row of the nearest known composition, shape (m,), and the element mover's distance to
             it, shape (m,), larger than 0: a known composition is not its own neighbour. Of several
-            at the same distance one is returned, always the same. -1 and infinity where nothing
-            else is known.
+            at the same distance the first is returned, whatever else is asked for. -1 and infinity
+            where nothing else is known.
         """
         nearest = np.full(len(asked), -1, dtype=np.int64)
         distances = np.full(len(asked), np.inf)
@@ -245,12 +245,11 @@ class NearestComposition:
                     asked, np.repeat(rows, neighbours), self.known, found.ravel()
                 ).reshape(found.shape)
                 exact[none | (exact < SAME)] = np.inf
-                place = exact.argmin(axis=1)[:, None]
-                best = np.take_along_axis(exact, place, axis=1)[:, 0]
-                better = best < distances[rows] - SAME
-                distances[rows[better]] = best[better]
-                nearest[rows[better]] = np.take_along_axis(found, place, axis=1)[better, 0]
-                unproven.append(rows[distances[rows] > bounds[:, -1] + SAME])
+                best = exact.min(axis=1)
+                found[exact > best[:, None] + SAME] = len(self.known)
+                near = np.isfinite(best)  # what was found before is found again
+                nearest[rows[near]], distances[rows[near]] = found.min(axis=1)[near], best[near]
+                unproven.append(rows[bounds[:, -1] <= distances[rows] + SAME])
             if neighbours == len(self.known):
                 break
             left = np.concatenate(unproven)
