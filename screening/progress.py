@@ -41,9 +41,8 @@ class CampaignProgress:
         self._quiet = quiet
         self._live = sys.stderr.isatty() and not quiet
         self._bar = _Bar(
-            TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=20),
-            TextColumn("{task.fields[what]}", markup=False),
+            TextColumn("{task.description}", markup=False),
             console=self._console,
             disable=not self._live,
         )
@@ -71,7 +70,8 @@ class CampaignProgress:
         if done:
             self._say(f"going on: {done:,} of {total:,} candidates are finished already")
         self._bar.start()
-        self._row = self._bar.add_task("candidates", total=total, completed=done, what="")
+        what = f"{done:,} of {total:,} candidates"
+        self._row = self._bar.add_task(what, total=total, completed=done)
 
     def note(self, sentence: str) -> None:
         """Say something that the user must know."""
@@ -89,17 +89,22 @@ class CampaignProgress:
             "structure types"
         )
         self._of_competitors = self._bar.add_task(
-            "competing phases", total=tasks, completed=tasks - left, what=""
+            self._describe_competitors(), total=tasks, completed=tasks - left
         )
 
     def advance_competitors(self) -> None:
         """Count a finished task of competing phases; candidates begin after the last."""
         self._predicted += 1
-        what = f"{self._predicted:,} of {self._competitors:,} tasks"
+        what, last = self._describe_competitors(), self._predicted == self._competitors
         if self._of_competitors is not None:
-            self._bar.update(self._of_competitors, completed=self._predicted, what=what)
-        if self._speaks(last=self._predicted == self._competitors):
-            self._say(f"competing phases: {what}")
+            self._bar.update(
+                self._of_competitors, completed=self._predicted, description=what, visible=not last
+            )
+        if self._speaks(last=last):
+            self._say(what)
+
+    def _describe_competitors(self) -> str:
+        return f"competing phases: {self._predicted:,} of {self._competitors:,} tasks"
 
     def lose(self, shard: Shard, reason: str) -> None:
         """Say that a shard failed each time that it was tried, and is set aside."""
@@ -112,7 +117,7 @@ class CampaignProgress:
         """Show where the campaign stands after one more shard."""
         progress, outcome = describe_progress(status), describe_outcome(status)
         if self._row is not None:
-            self._bar.update(self._row, completed=status.enumerated, what=progress)
+            self._bar.update(self._row, completed=status.enumerated, description=progress)
         self._bar.show_below(outcome)
         if self._speaks(last=status.shards_done + status.shards_quarantined == status.shards):
             self._say(f"{progress}; {outcome}")
