@@ -500,4 +500,6 @@ def _call_numbered(function: Callable[[Task, int], Result], task: Task) -> Resul
     worker = get_worker()
     worker.log_event(STARTED, {"key": worker.get_current_task()})
     name = worker.name
-    return function(task, name if isinstance(name, int) else 0)
+    # a worker with a GPU to itself has it as its first
+    number = 0 if worker.state.total_resources.get("GPU") else name
+    return function(task, number if isinstance(number, int) else 0)
