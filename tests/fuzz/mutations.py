@@ -207,8 +207,9 @@ def damage_tensors(random: Random, data: bytes) -> bytes:
             other = random.choice(names)
             header[name], header[other] = header[other], header[name]
         elif kind in (7, 8):
-            inner = header.get("__metadata__", {}).get("header", "{}")
-            if len(inner) < 1_000_000:
+            kept = header.get("__metadata__")
+            inner = kept.get("header") if isinstance(kept, dict) else None
+            if isinstance(inner, str) and len(inner) < 1_000_000:
                 with suppress(ValueError, RecursionError):
                     written = write_json(random, json.loads(inner))
                     header["__metadata__"] = {"header": written.decode(errors="replace")}
