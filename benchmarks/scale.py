@@ -7,8 +7,9 @@ campaign after the other, and samples the memory and processor time of the comma
 workers. What every campaign costs before its first candidate is measured by one of 60 candidates
 and taken off where a column says "beyond start-up". The model "small" is one tiny network, trained
 here in seconds on made-up energies: what it predicts means nothing, and the cost of what surrounds
-the networks is not hidden behind them. The last table extends the largest campaign on paper; the
-formula is printed with it.
+the networks is not hidden behind them. What a shard costs the driver comes from the first campaign
+cut into many more shards. The last table extends the largest campaign on paper; the formula is
+printed with it.
 """
 
 from __future__ import annotations
@@ -38,6 +39,9 @@ PROTOTYPE = "double_perovskite"
 SMALLEST = 5
 """Elements of the campaign that measures the start-up: 60 candidates."""
 
+SMALL_SHARDS = 200
+"""Indices in each shard of the campaign that measures what a shard costs."""
+
 PAPER = (1e7, 1e8, 1e9)
 PAPER_CORES = (2, 64)
 
@@ -47,28 +51,25 @@ class Usage:
     """What the processes of a command took, in bytes and seconds."""
 
     driver_memory: int = 0
-    worker_memory: dict[int, int] = field(default_factory=dict)
     driver_seconds: float = 0.0
+    worker_memory: dict[int, int] = field(default_factory=dict)
+    worker_seconds: dict[int, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Run:
-    """Figures of one finished campaign."""
+    """Figures of one campaign; seconds of the driver and of its workers are processor time."""
 
     candidates: int
     shards: int
     wall_seconds: float
     driver_seconds: float
+    worker_seconds: float
     driver_memory: int
     worker_memory: int
     disk: int
     files: int
     stages: dict[str, float]
-
-    @property
-    def worker_seconds(self) -> float:
-        """Time of all stages together, on all workers."""
-        return sum(self.stages.values())
 
 
 def count_candidates(elements: int) -> int:
@@ -104,7 +105,7 @@ def train_small_model(folder: Path) -> Path:
 
 
 def watch(process: psutil.Process, usage: Usage, stop: threading.Event) -> None:
-    """Keep the largest resident sizes of a process and its children, and its own time."""
+    """Keep the largest resident sizes of a process and its children, and their processor time."""
     while not stop.wait(0.2):
         try:
             usage.driver_memory = max(usage.driver_memory, process.memory_info().rss)
@@ -114,10 +115,11 @@ def watch(process: psutil.Process, usage: Usage, stop: threading.Event) -> None:
             return
         for child in children:
             try:
-                size = child.memory_info().rss
+                size, seconds = child.memory_info().rss, sum(child.cpu_times()[:2])
             except psutil.NoSuchProcess:
                 continue
             usage.worker_memory[child.pid] = max(usage.worker_memory.get(child.pid, 0), size)
+            usage.worker_seconds[child.pid] = seconds
 
 
 def run_campaign(elements: int, options: list[str], out: Path) -> Run:
@@ -145,6 +147,7 @@ def run_campaign(elements: int, options: list[str], out: Path) -> Run:
         shards=len(restore_grid(manifest["grid"])),
         wall_seconds=seconds,
         driver_seconds=usage.driver_seconds,
+        worker_seconds=sum(usage.worker_seconds.values()),
         driver_memory=usage.driver_memory,
         worker_memory=max(usage.worker_memory.values(), default=0),
         disk=sum(sizes),
@@ -156,19 +159,28 @@ def run_campaign(elements: int, options: list[str], out: Path) -> Run:
 def print_runs(base: Run, runs: list[Run]) -> None:
     """Print what the campaigns took, a row for each."""
     print(
-        f"start-up, of a campaign of {base.candidates} candidates: {base.wall_seconds:.1f} s, "
-        f"driver {base.driver_memory / 2**20:,.0f} MiB, "
+        f"\nstart-up, of a campaign of {base.candidates} candidates: {base.wall_seconds:.1f} s, "
+        f"processor time {base.driver_seconds:.1f} s of the driver and {base.worker_seconds:.1f} s "
+        f"of its workers; driver {base.driver_memory / 2**20:,.0f} MiB, "
         f"worker {base.worker_memory / 2**20:,.0f} MiB"
     )
     print(
-        f"{'candidates':>12}{'shards':>8}{'wall s':>9}{'beyond start-up':>17}{'in workers':>13}"
+        "per candidate beyond start-up: time on the clock, and processor time of workers and driver"
+    )
+    print(
+        f"{'candidates':>12}{'shards':>8}{'wall s':>9}{'clock':>11}{'workers':>11}{'driver':>10}"
         f"{'driver MiB':>12}{'worker MiB':>12}{'disk MB':>9}{'files':>7}"
     )
     for run in runs:
-        beyond = (run.wall_seconds - base.wall_seconds) / run.candidates * 1e6
+        times = [
+            (run.wall_seconds - base.wall_seconds) / run.candidates,
+            (run.worker_seconds - base.worker_seconds) / run.candidates,
+            (run.driver_seconds - base.driver_seconds) / run.candidates,
+        ]
+        clock, workers, driver = (f"{each * 1e6:.1f} µs" for each in times)
         print(
             f"{run.candidates:>12,}{run.shards:>8,}{run.wall_seconds:>9,.1f}"
-            f"{f'{beyond:.1f} µs':>17}{f'{run.worker_seconds / run.candidates * 1e6:.1f} µs':>13}"
+            f"{clock:>11}{workers:>11}{driver:>10}"
             f"{run.driver_memory / 2**20:>12,.0f}{run.worker_memory / 2**20:>12,.0f}"
             f"{run.disk / 1e6:>9,.1f}{run.files:>7,}"
         )
@@ -176,29 +188,30 @@ def print_runs(base: Run, runs: list[Run]) -> None:
 
 def print_stages(runs: list[Run]) -> None:
     """Print the time of each stage per candidate, a column for each campaign."""
-    print("\nworker time per candidate, µs")
+    print("\ntime of a worker per candidate, on the clock, µs")
     print(f"{'':<14}" + "".join(f"{run.candidates:>14,}" for run in runs))
     for stage in runs[-1].stages:
         figures = "".join(f"{run.stages[stage] / run.candidates * 1e6:>14.2f}" for run in runs)
         print(f"{stage:<14}{figures}")
 
 
-def print_paper(base: Run, runs: list[Run], workers: int) -> None:
+def print_paper(base: Run, few: Run, many: Run, last: Run, workers: int) -> None:
     """Extend the largest campaign: what more candidates would take."""
-    last, before = runs[-1], runs[-2]
-    worker = last.worker_seconds / last.candidates
+    worker = (last.worker_seconds - base.worker_seconds) / last.candidates
     per_shard = last.candidates / last.shards
-    more = last.shards - before.shards
-    driver = max(0.0, last.driver_seconds - before.driver_seconds) / more
-    disk = (last.disk - before.disk) / more
-    growth = max(0.0, (last.driver_memory - before.driver_memory) / more)
+    more = many.shards - few.shards
+    driver = max(0.0, many.driver_seconds - few.driver_seconds) / more
+    growth = max(0.0, many.driver_memory - few.driver_memory) / more
+    disk = (last.disk - base.disk) / last.shards
     print(
-        f"\non paper, from {last.candidates:,} candidates on {workers} workers: "
-        f"{worker * 1e6:.1f} µs of a worker each; {per_shard:,.0f} candidates, "
-        f"{driver * 1e3:.1f} ms of the driver, {disk / 1e3:.1f} kB on disk and "
-        f"{growth / 1e3:.1f} kB of the driver's memory for each more shard"
+        f"\n{few.candidates:,} candidates in {many.shards:,} shards instead of {few.shards:,}: "
+        f"{driver * 1e3:.1f} ms of the driver's processor time and {growth / 1e3:.1f} kB of its "
+        "memory for each more shard\n"
+        f"on paper, from {last.candidates:,} candidates on {workers} workers, of which each takes "
+        f"{worker * 1e6:.1f} µs of a worker, and each shard of {per_shard:,.0f} candidates "
+        f"{disk / 1e3:.1f} kB on disk:\n"
+        "time = start-up + the larger of candidates × worker / cores and shards × driver"
     )
-    print("time = start-up + the larger of candidates × worker / cores and shards × driver")
     print(
         f"{'candidates':>14}{'shards':>9}"
         + "".join(f"{f'{cores} cores':>12}" for cores in PAPER_CORES)
@@ -210,12 +223,11 @@ def print_paper(base: Run, runs: list[Run], workers: int) -> None:
             base.wall_seconds + max(candidates * worker / cores, shards * driver)
             for cores in PAPER_CORES
         ]
-        memory = last.driver_memory + growth * (shards - last.shards)
+        memory = last.driver_memory + growth * max(0.0, shards - last.shards)
         print(
             f"{candidates:>14,.0f}{shards:>9,.0f}"
             + "".join(f"{describe_time(seconds):>12}" for seconds in times)
-            + f"{(last.disk + (shards - last.shards) * disk) / 1e9:>10.2f}"
-            + f"{memory / 2**20:>12,.0f}"
+            + f"{(base.disk + shards * disk) / 1e9:>10.2f}{memory / 2**20:>12,.0f}"
         )
 
 
@@ -256,10 +268,12 @@ def main() -> None:
                 run = run_campaign(choose_elements(size), options, Path(out) / "campaign")
             runs.append(run)
             print(f"{run.candidates:,} candidates: {run.wall_seconds:.1f} s", flush=True)
+        finer = [*options, "--shard-size", str(SMALL_SHARDS)]
+        elements = choose_elements(min(arguments.sizes))
+        many = run_campaign(elements, finer, work / "many-shards")
     print_runs(base, runs)
     print_stages(runs)
-    if len(runs) > 1:
-        print_paper(base, runs, arguments.workers)
+    print_paper(base, runs[0], many, runs[-1], arguments.workers)
 
 
 if __name__ == "__main__":

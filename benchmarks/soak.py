@@ -55,6 +55,9 @@ CAMPAIGN = (
 
 KINDS = ("own workers", "long local cluster", "scheduler", "killed driver", "killed, own workers")
 SECONDS_TO_SETTLE = 30.0
+FEWEST = 3 * len(KINDS)
+"""Campaigns below which no growth can be told, however slow the machine is."""
+
 MIB = 2**20
 
 DASK = {
@@ -398,7 +401,7 @@ def main() -> None:
             for kind in itertools.cycle(KINDS):
                 soak.run(kind)
                 last = soak.samples[-1]
-                ended = last.seconds >= arguments.minutes * 60
+                ended = last.seconds >= arguments.minutes * 60 and len(soak.samples) >= FEWEST
                 if arguments.all or ended or last.seconds - shown >= 30:
                     shown = last.seconds
                     print_sample(len(soak.samples), last, soak.kills)

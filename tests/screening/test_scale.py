@@ -16,7 +16,7 @@ from typer.testing import Result
 Program = Callable[..., Result]
 
 POOL = "Li,Na,K,Cs,Mg,Al,Ti,O,F"
-"""Elements of 1,512 double perovskites; the tiny model has not seen one of them."""
+"""Elements of 1,512 double perovskites."""
 
 KEPT = 40
 
