@@ -441,14 +441,15 @@ def _read_file(path: Path, protocol: Protocol) -> TrainingSet:
         difference = np.abs(read_energies(light[CROSS_CHECK_COLUMN], path))
         tolerance = protocol.cross_check_tolerance
         drop(
-            np.asarray(np.nan_to_num(difference) > tolerance),
+            np.asarray(np.nan_to_num(difference) > tolerance, dtype=np.bool_),
             f"energy more than {tolerance:g} eV/atom from an independent table",
         )
 
     if has_features:
         table = read_frame(path, ["formula", *FEATURES])
         features = read_numbers(table[list(FEATURES)], path).astype(np.float32)
-        drop(~np.isfinite(features).all(axis=1), "feature that is not finite")
+        finite = np.asarray(np.isfinite(features).all(axis=1), dtype=np.bool_)
+        drop(~finite, "feature that is not finite")
         formulas = [reduce_formula(str(name), where=path) for name in table["formula"]]
         rows = np.flatnonzero(keep)
         return TrainingSet(

@@ -17,13 +17,11 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
-    TypeAdapter,
     ValidationError,
     model_validator,
 )
 
 from prototypes import ATOMIC_NUMBERS
-from screening.comparison import Comparison
 from screening.errors import InputDataError
 from screening.settings import RankBy
 
@@ -46,10 +44,6 @@ def _check_number(value: float) -> float:
     if not isfinite(value):
         raise ValueError("no finite number")
     return value
-
-
-def _check_comparison(value: Any) -> Any:
-    return None if value is None else TypeAdapter(Comparison).validate_python(value)
 
 
 Order = Annotated[RankBy, BeforeValidator(RankBy)]
@@ -199,6 +193,39 @@ class _Stage(_Part):
     candidates_per_worker_second: Number | None
 
 
+class _Overlap(_Part):
+    top: Count
+    shared: Count
+    by_chance: Number
+
+
+class _StableCounts(_Part):
+    within_ev_per_atom: Number
+    irnet: Count
+    forest: Count
+    both: Count
+
+
+class _Disagreement(_Part):
+    formula: str
+    prototype: str
+    rank: Count
+    rf_rank: Count
+    irnet_ev_per_atom: Number
+    forest_ev_per_atom: Number
+
+
+class _Comparison(_Part):
+    candidates: Count
+    enthalpy_correlation: Number | None
+    hull_correlation: Number | None
+    overlaps: list[_Overlap]
+    stable: _StableCounts | None
+    energy: str
+    among: Count
+    disagreements: list[_Disagreement]
+
+
 class _Manifest(_Part):
     campaign: _Identity
     environment: _Environment
@@ -213,7 +240,7 @@ class _Manifest(_Part):
     runs: list[_Run] = []
     rows: dict[str, Count] = {}
     removed: dict[str, dict[str, Count]] = {}
-    comparison: Annotated[Any, AfterValidator(_check_comparison)] = None
+    comparison: _Comparison | None = None
     devices: list[str] = []
     threads: list[int] = []
     reasons: dict[str, Count] = {}
