@@ -20,6 +20,9 @@ from screening.errors import FolderInUseError, OutputError
 
 LOCK_NAME: Final = ".lock"
 
+LARGEST_PID: Final = 2**31
+"""What no number of a process reaches on any system."""
+
 
 @dataclass(frozen=True)
 class Holder:
@@ -115,9 +118,12 @@ def _write_new(path: Path, holder: Holder) -> bool:
 
 def _read(path: Path) -> Holder | None:
     try:
-        return Holder(**json.loads(path.read_text(encoding="utf-8")))
+        holder = Holder(**json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError, RecursionError):
         return None
+    texts = (holder.host, holder.started, holder.birth or "")
+    is_process = type(holder.pid) is int and 0 < holder.pid < LARGEST_PID
+    return holder if is_process and all(isinstance(each, str) for each in texts) else None
 
 
 def _read_birth(pid: int) -> str | None:

@@ -559,6 +559,7 @@ def read_status(folder: RunFolder) -> CampaignStatus:
 
     Raises:
         ConfigurationError: The manifest cannot be read.
+        InputDataError: A receipt holds what cannot be.
     """
     holder = read_holder(folder.path)
     driver = None
@@ -659,8 +660,8 @@ def _read_told(path: Path) -> CampaignStatus | None:
 
 def _read_end(manifest: Mapping[str, Any]) -> State:
     """Say how a campaign ended at which nobody works."""
-    ended = State.COMPLETE if "rows" in manifest else State.STOPPED
-    return State(manifest.get("state", ended))
+    ended = manifest.get("state")
+    return State(ended) if ended in (State.COMPLETE, State.INTERRUPTED) else State.STOPPED
 
 
 def _add_up(folder: RunFolder, driver: Driver | None, state: State) -> CampaignStatus:
@@ -670,19 +671,26 @@ def _add_up(folder: RunFolder, driver: Driver | None, state: State) -> CampaignS
         campaign=folder.path.resolve().name,
         counts={name: manifest["counts"][name] for name in folder.prototypes},
         shards=len(shards),
-        order=RankBy(manifest.get("ranked_by", manifest["rank_by"])),
+        order=RankBy(manifest.get("ranked_by", RankBy.P_STABLE)),
     )
     tracker.set_driver(driver)
-    for shard in shards:
-        receipt = folder.read_receipt(shard)
-        lost = None if isinstance(receipt, Receipt) else _read_quarantine(folder, shard)
-        if isinstance(receipt, Receipt):
-            tracker.add(receipt)
-        elif lost is not None:
-            tracker.add_lost(shard.number, *lost)
+    try:
+        for shard in shards:
+            receipt = folder.read_receipt(shard)
+            lost = None if isinstance(receipt, Receipt) else _read_quarantine(folder, shard)
+            if isinstance(receipt, Receipt):
+                tracker.add(receipt)
+            elif lost is not None:
+                tracker.add_lost(shard.number, *lost)
+        status = tracker.snapshot(state)
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:
+        raise InputDataError(
+            f"{folder.path / 'shards'} holds what no run of this program wrote ({error}); run the "
+            "campaign anew in another folder"
+        ) from error
     runs = manifest.get("runs", [])
-    elapsed = runs[-1]["wall_seconds"] if runs else None
-    return tracker.snapshot(state).model_copy(
+    elapsed = max(0.0, runs[-1]["wall_seconds"]) if runs else None
+    return status.model_copy(
         update={"elapsed_seconds": elapsed, "candidates_per_second": None, "seconds_left": None}
     )
 
@@ -692,7 +700,7 @@ def _read_quarantine(folder: RunFolder, shard: Shard) -> tuple[str, int] | None:
     try:
         raw = json.loads(folder.quarantine_path(shard).read_text(encoding="utf-8"))
         return str(raw["reason"]), int(raw["candidates"])
-    except (OSError, ValueError, TypeError, KeyError):
+    except (OSError, ValueError, TypeError, KeyError, RecursionError):
         return None
 
 

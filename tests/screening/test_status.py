@@ -582,6 +582,36 @@ def test_a_lock_that_cannot_be_read_leaves_the_state_open(tmp_path: Path) -> Non
     assert read_status(folder).state is State.UNKNOWN
 
 
+@pytest.mark.parametrize(
+    "field", ["scored", "removed", "seconds", "best", "std_histogram", "worker"]
+)
+def test_receipts_of_a_stranger_are_one_clear_error(
+    tmp_path: Path, make_receipt: MakeReceipt, field: str
+) -> None:
+    folder = write_campaign(tmp_path)
+    values: list[Any] = [None, "x", [1], -5, {"a": "b"}, [{}]]
+    for value in values:
+        changes = {field: value}
+        folder.write_receipt(make_receipt(folder.shards[0], campaign=folder.campaign, **changes))
+        try:
+            status = read_status(RunFolder(tmp_path))
+        except InputDataError as error:
+            assert "holds what no run of this program wrote" in str(error)
+        else:
+            assert CampaignStatus.from_json(status.to_json()) == status
+
+
+@pytest.mark.parametrize(
+    "changes", [{"pid": "1"}, {"pid": -1}, {"pid": 2**70}, {"host": 5}, {"started": None}]
+)
+def test_a_lock_of_a_stranger_leaves_the_state_open(
+    tmp_path: Path, changes: dict[str, Any]
+) -> None:
+    folder = write_campaign(tmp_path)
+    with locked_by(folder, **changes):
+        assert read_status(folder).state is State.UNKNOWN
+
+
 def test_a_driver_elsewhere_runs_as_long_as_it_writes(tmp_path: Path) -> None:
     folder = write_campaign(tmp_path)
     tracker = open_tracker()
