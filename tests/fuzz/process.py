@@ -149,6 +149,7 @@ def _limited() -> Iterator[None]:
 def _run_case(prepare: Any, random: Random, seeds: Path, work: Path) -> dict[str, str]:
     """Run one case; returns its outcome or its fault."""
     from screening.errors import exit_code_of
+    from screening.printing import make_printable
 
     most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     case = prepare(random, seeds, work)
@@ -161,10 +162,7 @@ def _run_case(prepare: Any, random: Random, seeds: Path, work: Path) -> dict[str
         if code is None:
             return {"fault": "".join(traceback.format_exception(error, limit=-8))[-3000:]}
         outcome = code.name.lower()
-        try:
-            str(error).encode()
-        except UnicodeEncodeError:
-            return {"fault": f"cannot be printed: {error!r}"}
+        make_printable(str(error)).encode()  # as the program prints it
     grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - most) * 1024
     if grown > MEMORY // 2:
         return {"fault": f"took {grown / 1e6:,.0f} MB"}

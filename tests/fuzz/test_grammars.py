@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from prototypes import element_pool
 from screening.errors import exit_code_of
 from screening.phases import count_atoms
+from screening.printing import make_printable
 from screening.requirements import parse_requirement
 from screening.settings import CampaignSettings, read_settings
 
@@ -55,7 +56,7 @@ def ends_well(call: Callable[[], Any]) -> None:
     except Exception as error:
         if exit_code_of(error) is None:
             raise
-        str(error).encode()
+        make_printable(str(error)).encode()
 
 
 def as_toml(table: dict[str, Any]) -> str:
