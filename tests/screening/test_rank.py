@@ -43,6 +43,11 @@ def make_shard(rows: list[dict[str, Any]]) -> pa.Table:
     return table.rename_columns({"member_*_ev_per_atom": "member_1_ev_per_atom"})
 
 
+def add_role_d(table: pa.Table) -> pa.Table:
+    columns = dict(zip(table.column_names, table.columns, strict=True))
+    return pa.table(SHARD.sort(columns | {"site_D": pa.array(["Fe"] * len(table))}))
+
+
 def rank(
     rows: list[dict[str, Any]], folder: Path, rank_by: RankBy, prototypes: tuple[str, ...] = ("",)
 ) -> pa.Table:
@@ -157,7 +162,7 @@ def test_the_best_of_shard_after_shard_are_the_first_of_all(
     for number, start in enumerate(range(0, len(drawn), size)):
         table = make_shard(drawn[start : start + size])
         if number % 3 == 1:
-            table = table.append_column("site_D", pa.array(["Fe"] * len(table)))
+            table = add_role_d(table)
         paths.append(tmp_path / f"{number}.parquet")
         pq.write_table(table, paths[-1])
     everything = rank_candidates(paths, ["b", "a"], rank_by)
@@ -305,8 +310,7 @@ def write_shards(tmp_path: Path) -> list[Path]:
     }  # fmt: skip
     paths = [tmp_path / "0.parquet", tmp_path / "1.parquet"]
     pq.write_table(make_shard(scored), paths[0])
-    quaternary = make_shard([failed]).append_column("site_D", pa.array(["Fe"]))
-    pq.write_table(quaternary, paths[1])
+    pq.write_table(add_role_d(make_shard([failed])), paths[1])
     return paths
 
 
