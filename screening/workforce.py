@@ -14,8 +14,6 @@ from screening.local_tasks import Check, Done, Lost, TaskLimits, map_here
 from screening.settings import CampaignSettings, count_cores
 
 if TYPE_CHECKING:
-    from distributed import Client
-
     from screening.status import StatusTracker, StatusWriter
 
 
@@ -59,7 +57,7 @@ class Workforce:
         self._watch_at = watch_at
         self._report = performance_report
         self._stack = ExitStack()
-        self._client: Client | None = None
+        self._client: Any = None  # distributed.Client, which only screening.cluster may name
 
     def __enter__(self) -> Self:
         return self
@@ -104,7 +102,7 @@ class Workforce:
             self._hire(), function, everything, check=check, limits=limits, note=self._note
         )
 
-    def _hire(self) -> Client:
+    def _hire(self) -> Any:
         """Return the client, and make it and all that belongs to it with the first call."""
         if self._client is not None:
             return self._client
