@@ -129,6 +129,16 @@ def test_a_screen_says_all_of_it(status: CampaignStatus, width: int) -> None:
         assert any(all(word in line for word in words) for line in lines), (words, text)
 
 
+def test_what_was_not_computed_is_not_counted(status: CampaignStatus) -> None:
+    row = status.best[0].model_copy(update={"p_stable": None})
+    told = draw(status.model_copy(update={"best": (row,)}))
+    assert "on the hull or below" in told
+    assert "p stable at least" not in told
+    row = row.model_copy(update={"energy_above_hull_ev_per_atom": None})
+    told = draw(status.model_copy(update={"best": (row,)}))
+    assert "hull" not in told
+
+
 def test_long_lists_are_cut_and_say_so(status: CampaignStatus) -> None:
     many = MOST_LINES + 3
     longer = {
