@@ -281,10 +281,10 @@ READERS: dict[str, tuple[Callable[[Random, Path, Path], Case], int]] = {
 
 @cache
 def _load_prototypes() -> None:
-    """Read the list of prototypes, which takes seconds, before a case is timed."""
-    from prototypes import list_prototypes
+    """Read the geometries that pymatgen ships, which takes seconds, before a case is timed."""
+    from prototypes import find_prototype
 
-    list_prototypes()
+    find_prototype("spinel")
 
 
 def _pick(random: Random, seeds: Path, pattern: str) -> Path:
