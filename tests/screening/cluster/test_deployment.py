@@ -38,9 +38,9 @@ print("Submitted batch job", job.pid)
 """
 
 
-def say_device(task: int, worker: int) -> tuple[str, int, str]:
+def say_device(task: int, worker: int) -> tuple[int, int, str]:
     time.sleep(0.05)
-    return str(get_worker().name), os.getpid(), os.environ["CUDA_VISIBLE_DEVICES"]
+    return worker, os.getpid(), os.environ["CUDA_VISIBLE_DEVICES"]
 
 
 def running_at_once(task: int, worker: int) -> int:
@@ -143,19 +143,20 @@ def test_a_gpu_worker_sees_its_gpu_and_a_cpu_worker_none() -> None:
 def test_gpu_and_cpu_workers_work_side_by_side_each_gpu_on_one_task_at_a_time(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    gpus_are(monkeypatch, "7")
-    settings = ClusterSettings(workers=2, gpus=1, dashboard=ANYWHERE)
+    gpus_are(monkeypatch, "7", "8")
+    settings = ClusterSettings(workers=3, gpus=2, dashboard=ANYWHERE)
     with connect(settings, pytest.fail) as client:
         workers = client.scheduler_info(n_workers=-1)["workers"].values()
-        assert sorted(tuple(each["resources"].items()) for each in workers) == [(), (("GPU", 1),)]
+        assert sorted(each["resources"].get("GPU", 0) for each in workers) == [0, 1, 1]
         assert all(each["nthreads"] == 1 for each in workers)
         assert pick_resources(client) == {"GPU": 1}
         outcomes = list(map_tasks(client, say_device, range(40)))
         at_once = list(map_tasks(client, running_at_once, range(20)))
     seen = {outcome.result for outcome in outcomes if isinstance(outcome, Done)}
     assert len(outcomes) == 40
-    assert {device for _, _, device in seen} == {"7", ""}
-    assert len(seen) == 2, "each worker is one process with one kind of device"
+    numbers = sorted((device, number) for number, _, device in seen)
+    assert numbers == [("", 2), ("7", 0), ("8", 0)], "a GPU is the first that its worker sees"
+    assert len(seen) == 3, "each worker is one process with one kind of device"
     assert os.getpid() not in {process for _, process, _ in seen}
     assert {each.result for each in at_once if isinstance(each, Done)} == {1}
 
