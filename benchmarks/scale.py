@@ -195,21 +195,21 @@ def print_stages(runs: list[Run]) -> None:
         print(f"{stage:<14}{figures}")
 
 
-def print_paper(base: Run, few: Run, many: Run, last: Run, workers: int) -> None:
+def print_paper(base: Run, runs: list[Run], many: Run, workers: int) -> None:
     """Extend the largest campaign: what more candidates would take."""
+    few, last = runs[0], runs[-1]
     worker = (last.worker_seconds - base.worker_seconds) / last.candidates
     per_shard = last.candidates / last.shards
     more = many.shards - few.shards
     driver = max(0.0, many.driver_seconds - few.driver_seconds) / more
-    growth = max(0.0, many.driver_memory - few.driver_memory) / more
+    growth = max(0.0, last.driver_memory - few.driver_memory) / max(1, last.shards - few.shards)
     disk = (last.disk - base.disk) / last.shards
     print(
         f"\n{few.candidates:,} candidates in {many.shards:,} shards instead of {few.shards:,}: "
-        f"{driver * 1e3:.1f} ms of the driver's processor time and {growth / 1e3:.1f} kB of its "
-        "memory for each more shard\n"
+        f"{driver * 1e3:.1f} ms of the driver's processor time for each more shard\n"
         f"on paper, from {last.candidates:,} candidates on {workers} workers, of which each takes "
         f"{worker * 1e6:.1f} µs of a worker, and each shard of {per_shard:,.0f} candidates "
-        f"{disk / 1e3:.1f} kB on disk:\n"
+        f"{disk / 1e3:.1f} kB on disk and at most {growth / 1e3:.1f} kB of the driver's memory:\n"
         "time = start-up + the larger of candidates × worker / cores and shards × driver"
     )
     print(
@@ -273,7 +273,7 @@ def main() -> None:
         many = run_campaign(elements, finer, work / "many-shards")
     print_runs(base, runs)
     print_stages(runs)
-    print_paper(base, runs[0], many, runs[-1], arguments.workers)
+    print_paper(base, runs, many, arguments.workers)
 
 
 if __name__ == "__main__":
