@@ -72,6 +72,9 @@ DEFAULT_SHARD_SIZE: Final = 32_768
 DEFAULT_TOP: Final = 20
 DEFAULT_STABLE_WITHIN: Final = 0.05
 DEFAULT_ATTEMPTS: Final = 3
+LONGEST_NAME: Final = 255
+"""Bytes that the name of a file or folder may have."""
+
 MOST_KEPT: Final = 10_000_000
 
 PLACES: Final = ("workers", "scheduler", "scheduler_file", "dashboard")
@@ -275,6 +278,13 @@ def read_settings(
             f"a name or path among the settings is no text ({error.object[error.start]!r}); rename "
             "the file or folder"
         ) from error
+    for key in ("out", "references", "model"):
+        text = str(getattr(settings, key))
+        if "\0" in text or any(len(part.encode()) > LONGEST_NAME for part in Path(text).parts):
+            raise ConfigurationError(
+                f"{key} {text[:40]!r}… can be no path: it holds a NUL, or a name of more than "
+                f"{LONGEST_NAME} bytes"
+            )
     if not settings.require:
         return settings
     from screening.columns import RANKING, RF_ABOVE_HULL, SHARD, STABILITY
