@@ -4,13 +4,14 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from distributed import Client, LocalCluster
+from typer.testing import Result
 
 from irnet import Ensemble, Progress, Recipe, TrainingDivergedError, train_ensemble
 from screening.cluster.members import map_members
@@ -34,7 +35,7 @@ def client() -> Iterator[Client]:
         yield client
 
 
-def train(folder: Path, recipe: Recipe, **options: object) -> Ensemble:
+def train_here(folder: Path, recipe: Recipe, **options: object) -> Ensemble:
     return train_ensemble(
         FEATURES,
         TARGET,
@@ -67,7 +68,7 @@ def undisturbed(tmp_path: Path) -> Ensemble:
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        return train(tmp_path / "undisturbed", tiny(60))
+        return train_here(tmp_path / "undisturbed", tiny(60))
     finally:
         torch.set_num_threads(before)
 
@@ -87,7 +88,7 @@ def test_a_killed_worker_is_replaced_and_nothing_changes(
             killed.set()
             os.kill(places[first], signal.SIGKILL)
 
-    trained = train(
+    trained = train_here(
         tmp_path / "cluster",
         tiny(60),
         progress=watch,
@@ -112,7 +113,7 @@ def test_an_interrupted_driver_leaves_no_work_and_its_checkpoints(
             os.kill(os.getpid(), signal.SIGINT)
 
     with pytest.raises(KeyboardInterrupt):
-        train(
+        train_here(
             tmp_path,
             tiny(100_000),
             progress=press_ctrl_c,
@@ -129,4 +130,29 @@ def test_an_interrupted_driver_leaves_no_work_and_its_checkpoints(
 def test_what_a_member_raises_arrives(client: Client, tmp_path: Path) -> None:
     recipe = tiny(60, learning_rate=1e30, gradient_clip=None, schedule="constant")
     with pytest.raises(TrainingDivergedError, match="member"):
-        train(tmp_path, recipe, map=lambda function, tasks: map_members(client, function, tasks))
+        train_here(
+            tmp_path, recipe, map=lambda function, tasks: map_members(client, function, tasks)
+        )
+
+
+@pytest.mark.slow
+def test_a_training_uses_the_workers_of_a_scheduler_and_their_gpus(
+    train: Callable[..., Result], training_data: Path, tmp_path: Path
+) -> None:
+    with LocalCluster(
+        n_workers=1,
+        threads_per_worker=1,
+        processes=False,
+        protocol="tcp://",
+        dashboard_address="127.0.0.1:0",
+        resources={"GPU": 1},
+    ) as cluster:
+        address = cluster.scheduler_address
+        done = train(training_data, "--scheduler", address, "--workers", 1)
+        worker = cluster.workers[0]
+        assert worker.state.total_resources == {"GPU": 1}
+        ran = [story for story in worker.state.log if "_train_on_worker" in str(story)]
+    assert done.exit_code == 0, done.output
+    assert "1 networks on 1 workers; checkpoints go to" in done.stderr
+    assert ran
+    assert (tmp_path / "model/card.json").is_file()
