@@ -267,14 +267,14 @@ def _call(command: list[str]) -> str:
 
 
 READERS: dict[str, tuple[Callable[[Random, Path, Path], Case], int]] = {
-    "settings": (damage_settings, 2500),
-    "prototype": (damage_prototype, 1000),
-    "structures": (damage_structures, 1500),
-    "references": (damage_references, 1600),
-    "training": (damage_training, 1000),
-    "weights": (damage_weights, 1500),
-    "model": (damage_model, 700),
-    "folder": (damage_folder, 200),
+    "settings": (damage_settings, 3200),
+    "prototype": (damage_prototype, 1500),
+    "structures": (damage_structures, 1000),
+    "references": (damage_references, 2000),
+    "training": (damage_training, 700),
+    "weights": (damage_weights, 1200),
+    "model": (damage_model, 300),
+    "folder": (damage_folder, 100),
 }
 """By name: what prepares a case, and how many of 10,000 inputs it gets."""
 

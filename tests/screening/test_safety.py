@@ -452,6 +452,16 @@ def test_settings_of_any_size_are_refused_in_words(line: str, tmp_path: Path) ->
         read_settings(path, {})
 
 
+@pytest.mark.parametrize("key", ["out", "references", "model"])
+@pytest.mark.parametrize("value", ["a\\u0000b", "a" * 300])
+def test_paths_that_can_be_none_are_refused(tmp_path: Path, key: str, value: str) -> None:
+    path = tmp_path / "c.toml"
+    lines = {"prototype": "B2", "out": "x", key: value}
+    path.write_text("".join(f'{name} = "{each}"\n' for name, each in lines.items()))
+    with pytest.raises(ConfigurationError, match="can be no path"):
+        read_settings(path, {})
+
+
 def test_a_name_that_is_no_text_is_refused(screening: Program, tmp_path: Path) -> None:
     path = tmp_path / os.fsdecode(b"\xff.cif")
     cell = Structure(Lattice.cubic(4.1), ["Cs", "Cl"], [[0, 0, 0], [0.5, 0.5, 0.5]])
