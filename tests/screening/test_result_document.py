@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 import pyarrow as pa
 import pytest
-from typer.testing import Result
+from typer.testing import CliRunner, Result
 
 from screening.folder import RunFolder
 from screening.rank import rank_again
@@ -54,13 +54,16 @@ def test_a_document_is_strict_and_steers_no_terminal() -> None:
         write_document({"a": float("nan")})
 
 
-@pytest.fixture
-def folder(screening: Program, tiny_model: Path, tmp_path: Path) -> Path:
-    call = ["run", "--prototype", "B2", "--elements", "Li,Na,K,F,Cl", "--model", tiny_model]
-    call += ["--device", "cpu", "--workers", "0", "--out", tmp_path / "first", "--quiet"]
-    done = screening(*call)
+@pytest.fixture(scope="module")
+def folder(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from screening.cli import app
+
+    folder = tmp_path_factory.mktemp("runs") / "first"
+    call = ["run", "--prototype", "B2", "--elements", "Li,Na,K,F,Cl", "--model", str(tiny_model)]
+    call += ["--device", "cpu", "--workers", "0", "--out", str(folder), "--quiet"]
+    done = CliRunner().invoke(app, call)
     assert done.exit_code == 0, done.output
-    return tmp_path / "first"
+    return folder
 
 
 def test_a_document_says_what_the_files_say(folder: Path) -> None:
