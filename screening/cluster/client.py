@@ -28,6 +28,7 @@ from screening.cluster_settings import ClusterSettings, TlsSettings
 from screening.errors import ConfigurationError, OutputError, SchedulerLostError
 
 CONNECT_SECONDS = 15
+GRACE_SECONDS = 5
 WORKER_SECONDS = 30
 FILE_SECONDS = 30
 PROBE_SECONDS = 60
@@ -223,12 +224,11 @@ def _check_scheduler(address: str, settings: ClusterSettings, security: Security
 async def _ask_kind(address: str, security: Security) -> object:
     async def ask() -> object:
         arguments = security.get_connection_args("client")
-        # shorter, so that Dask's own error comes first, which knows more
-        patience = 0.9 * CONNECT_SECONDS
-        async with rpc(address, connection_args=arguments, timeout=patience) as there:
+        async with rpc(address, connection_args=arguments, timeout=CONNECT_SECONDS) as there:
             return (await there.identity()).get("type")
 
-    return await asyncio.wait_for(ask(), CONNECT_SECONDS)
+    # longer than Dask waits, whose own error knows more, but for a program of another kind
+    return await asyncio.wait_for(ask(), CONNECT_SECONDS + GRACE_SECONDS)
 
 
 def _explain(error: BaseException, address: str, settings: ClusterSettings) -> str:
@@ -253,7 +253,7 @@ def _explain(error: BaseException, address: str, settings: ClusterSettings) -> s
     if told:
         reason = told[-1]
     elif isinstance(error, TimeoutError):
-        reason = f"no answer within {CONNECT_SECONDS:g} s"
+        reason = "no answer"
     else:
         reason = "something else listens there" if isinstance(error, MemoryError) else str(error)
     if settings.scheduler_file is not None:

@@ -86,7 +86,8 @@ def listen_in_silence() -> Iterator[str]:
 def test_a_scheduler_that_does_not_answer_is_named(
     address: str, reason: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(client, "CONNECT_SECONDS", 0.5)
+    monkeypatch.setattr(client, "CONNECT_SECONDS", 2)
+    monkeypatch.setattr(client, "GRACE_SECONDS", PATIENCE)
     complaint = rf"no Dask scheduler answers at {address} \(.*{reason}.*start one with `dask sched"
     assert_refused(ClusterSettings(scheduler=address), complaint)
 
@@ -96,6 +97,7 @@ def test_something_else_that_listens_there_is_not_waited_for_in_vain(
     other: type[Iterator[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(client, "CONNECT_SECONDS", 0.5)
+    monkeypatch.setattr(client, "GRACE_SECONDS", 0.5)
     with other() as address:  # type: ignore[attr-defined]
         assert_refused(
             ClusterSettings(scheduler=address), f"no Dask scheduler answers at {address}"
