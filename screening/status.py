@@ -228,6 +228,16 @@ class CampaignStatus(_Part):
     driver: Driver | None
     updated: str
 
+    @property
+    def has_hull(self) -> bool:
+        """Whether energies above hull are computed, as far as anything is scored."""
+        return not self.best or self.best[0].energy_above_hull_ev_per_atom is not None
+
+    @property
+    def has_probability(self) -> bool:
+        """Whether probabilities of being stable are computed, as far as anything is scored."""
+        return not self.best or self.best[0].p_stable is not None
+
     def to_json(self) -> dict[str, Any]:
         """Return the status as values that JSON knows."""
         return self.model_dump(mode="json")

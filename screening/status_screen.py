@@ -198,8 +198,6 @@ class StatusScreen:
     def _draw_funnel(self) -> Table:
         status = self._status
         table = _open_table("candidates", "")
-        no_hull = status.best and status.best[0].energy_above_hull_ev_per_atom is None
-        no_probability = status.best and status.best[0].p_stable is None
         rows = [
             ("enumerated", status.enumerated, True),
             ("removed by conditions", status.removed, status.removed > 0),
@@ -207,8 +205,8 @@ class StatusScreen:
             ("scored", status.scored, True),
             ("failed", status.failed, True),
             ("scored, not kept", status.dropped, status.dropped > 0),
-            ("on the hull or below", status.below_hull, not no_hull),
-            ("p stable at least 0.5", status.probable, not no_probability),
+            ("on the hull or below", status.below_hull, status.has_hull),
+            ("p stable at least 0.5", status.probable, status.has_probability),
         ]
         for name, count, shown in rows:
             if shown:

@@ -31,6 +31,7 @@ class Workforce:
 
     Raises:
         ConfigurationError: A report of Dask is asked for, and Dask is not used.
+        OutputError: The report cannot be written there.
     """
 
     def __init__(
@@ -49,6 +50,10 @@ class Workforce:
                 "--performance-report is Dask's, and --workers 0 works without Dask; leave one of "
                 "them out"
             )
+        if performance_report is not None:
+            from screening.cluster.publication import check_report
+
+            check_report(performance_report)
         self._settings = settings
         self._folder = folder
         self._tracker = tracker

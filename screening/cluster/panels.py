@@ -161,7 +161,7 @@ def build_heading(status: CampaignStatus, silent_seconds: float) -> str:
 
 def build_funnel(status: CampaignStatus) -> str:
     """Draw how many candidates are left after each step, and how many were lost where."""
-    steps = (
+    steps = [
         ("total", "Candidates", status.total, ""),
         ("enumerated", "Enumerated", status.enumerated, ""),
         ("removed", "Removed by conditions", status.removed, "loss"),
@@ -169,9 +169,11 @@ def build_funnel(status: CampaignStatus) -> str:
         ("failed", "Failed", status.failed, "loss"),
         ("scored", "Scored", status.scored, ""),
         ("dropped", "Scored, not kept", status.dropped, "loss"),
-        ("below_hull", "On or below the hull", status.below_hull, "find"),
-        ("probable", "Probably stable (p ≥ 0.5)", status.probable, "find"),
-    )
+    ]
+    if status.has_hull:
+        steps.append(("below_hull", "On or below the hull", status.below_hull, "find"))
+    if status.has_probability:
+        steps.append(("probable", "Probably stable (p ≥ 0.5)", status.probable, "find"))
     rows = []
     for name, label, count, kind in steps:
         share = count / status.total if status.total else 0.0

@@ -257,3 +257,11 @@ def test_messages_that_cannot_be_read_are_counted() -> None:
     text = build_invitation("tcp://host:8786", 0)
     assert "--scheduler tcp://host:8786" in text
     assert "could not be read" not in text
+
+
+def test_what_is_not_computed_is_not_counted() -> None:
+    [row] = make_status().to_json()["best"]
+    bare = row | {"energy_above_hull_ev_per_atom": None, "p_stable": None}
+    labels = read(build_funnel(make_status(best=[bare])), "//*[@data-step]/span[1]")
+    assert "Scored" in labels
+    assert not any("hull" in label or "Probably" in label for label in labels)
