@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import secrets
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
@@ -83,15 +84,15 @@ def locked(folder: Path, note: Callable[[str], None]) -> Iterator[None]:
                 f"another run is writing into {folder}: {other or 'its lock cannot be read'}; wait "
                 f"for it or choose another --out (if that run is surely over, delete {path})"
             )
-        note(f"taking {folder} over from a run that was killed ({other})")
-        path.unlink(missing_ok=True)
-        if not _write_new(path, own):
+        if not (_remove(path, other) and _write_new(path, own)):
             raise FolderInUseError(f"another run has just begun to write into {folder}; wait")
+        note(f"taking {folder} over from a run that was killed ({other})")
     try:
         yield
     finally:
-        with suppress(OSError):
-            path.unlink(missing_ok=True)
+        if _read(path) == own:  # else somebody deleted it by hand, and another run began
+            with suppress(OSError):
+                path.unlink(missing_ok=True)
 
 
 def read_holder(folder: Path) -> Holder | None:
@@ -112,6 +113,22 @@ def _write_new(path: Path, holder: Holder) -> bool:
             json.dump(asdict(holder), stream)
     except OSError as error:
         path.unlink(missing_ok=True)  # an empty lock would shut everybody out
+        raise OutputError.from_os_error(error, path) from error
+    return True
+
+
+def _remove(path: Path, holder: Holder) -> bool:
+    """Remove a lock if it is still this holder's: another run may have found it stale too."""
+    aside = path.with_name(f"{path.name}-{secrets.token_hex(8)}")
+    try:
+        path.rename(aside)
+        if _read(aside) != holder:
+            aside.rename(path)
+            return False
+        aside.unlink()
+    except FileNotFoundError:
+        pass  # the other run has removed it; one of the two writes the next first
+    except OSError as error:
         raise OutputError.from_os_error(error, path) from error
     return True
 

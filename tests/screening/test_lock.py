@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from screening.errors import FolderInUseError, OutputError
-from screening.lock import LOCK_NAME, locked
+from screening.lock import LOCK_NAME, Holder, locked
 
 
 def write_lock(folder: Path, pid: int, host: str | None = None, birth: str | None = None) -> None:
@@ -76,3 +76,24 @@ def test_what_may_be_held_elsewhere_is_not_taken(tmp_path: Path, content: str | 
 def test_a_folder_that_is_gone_is_one_clear_error(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="cannot write"), locked(tmp_path / "x", pytest.fail):
         raise AssertionError("locked nothing")
+
+
+def test_of_two_runs_that_find_a_lock_stale_one_gets_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def take_over_meanwhile(holder: Holder) -> bool:
+        write_lock(tmp_path, os.getpid())
+        return True
+
+    write_lock(tmp_path, ended_process())
+    monkeypatch.setattr(Holder, "is_gone", take_over_meanwhile)
+    with pytest.raises(FolderInUseError, match="just begun"), locked(tmp_path, pytest.fail):
+        raise AssertionError("two runs hold the lock")
+    assert json.loads((tmp_path / LOCK_NAME).read_text())["pid"] == os.getpid()
+    assert [path.name for path in tmp_path.iterdir()] == [LOCK_NAME]
+
+
+def test_a_run_releases_no_lock_but_its_own(tmp_path: Path) -> None:
+    with locked(tmp_path, pytest.fail):
+        write_lock(tmp_path, os.getpid(), host="elsewhere")
+    assert json.loads((tmp_path / LOCK_NAME).read_text())["host"] == "elsewhere"
