@@ -76,6 +76,9 @@ CHECKSUM: Final = "checksum"
 QUARANTINE: Final = ".quarantine.json"
 """How the files end that say why a shard was given up."""
 
+PROBE: Final = ".probe-"
+"""How the files begin by which workers show that they see the folder."""
+
 _DAMAGE: Final = (OSError, ValueError, TypeError, KeyError, RecursionError)
 """What reading a damaged JSON file may raise."""
 
@@ -327,8 +330,9 @@ class RunFolder:
     def _clear_leftovers(self) -> None:
         try:
             for folder in (self.path, self.path / "shards", self.path / "competitors"):
-                for leftover in folder.glob(".*.tmp"):
-                    leftover.unlink()
+                for leftover in (*folder.glob(".*.tmp"), *folder.glob(f"{PROBE}*")):
+                    # a worker that outlived its driver may finish writing
+                    leftover.unlink(missing_ok=True)
         except OSError as error:
             raise OutputError.from_os_error(error, self.path) from error
 
@@ -413,14 +417,6 @@ class RunFolder:
             InputDataError: The file is damaged.
         """
         return self._read_table(self.ranking_path, RANKING)
-
-    def read_failures(self) -> pa.Table:
-        """Read the candidates of a complete campaign that could not be scored.
-
-        Raises:
-            InputDataError: The file is missing or damaged.
-        """
-        return self._read_table(self.failures_path, FAILED_CANDIDATES)
 
     def read_settings(self) -> str:
         """Read the resolved settings, as TOML.

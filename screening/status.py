@@ -530,10 +530,12 @@ class StatusWriter:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._stopping.set()
-        self._thread.join(STOP_SECONDS)
-        with suppress(OSError):
-            self._path.unlink(missing_ok=True)
+        try:
+            self._stopping.set()
+            self._thread.join(STOP_SECONDS)
+        finally:  # a second Ctrl-C ends the waiting
+            with suppress(OSError):
+                self._path.unlink(missing_ok=True)
 
     def _run(self) -> None:
         while not self._stopping.wait(self._seconds):
@@ -549,6 +551,8 @@ class StatusWriter:
             temporary.write_text(json.dumps(status.to_json()), encoding="utf-8")
             temporary.replace(self._path)
         except OSError as error:
+            with suppress(OSError):
+                temporary.unlink(missing_ok=True)
             if not self._noted:
                 self._noted = True
                 self._note(

@@ -26,6 +26,7 @@ from distributed.core import rpc
 from screening.cluster.deployment import GPU, check_jobs, is_loopback, start_cluster
 from screening.cluster_settings import ClusterSettings, TlsSettings
 from screening.errors import ConfigurationError, OutputError, SchedulerLostError
+from screening.folder import PROBE
 
 CONNECT_SECONDS = 15
 GRACE_SECONDS = 5
@@ -333,7 +334,7 @@ def probe_workers(client: Client, folder: Path | None, note: Callable[[str], Non
     if client.cluster is None:  # else this process started it just now
         _check_scheduler_program(client)
     token = secrets.token_hex(16)
-    place = None if folder is None else folder.resolve() / f".probe-{token}"
+    place = None if folder is None else folder.resolve() / f"{PROBE}{token}"
     try:
         if place is not None:
             try:

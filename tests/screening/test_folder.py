@@ -18,6 +18,7 @@ from screening.columns import FAILED_CANDIDATES, RANKING, SHARD, TableKind
 from screening.enumerate import Shard
 from screening.errors import ConfigurationError, FolderInUseError, OutputError
 from screening.folder import (
+    PROBE,
     DamagedManifestError,
     DamagedShard,
     Receipt,
@@ -122,6 +123,7 @@ def test_leftovers_of_killed_writers_are_removed(tmp_path: Path) -> None:
     leftovers = [
         tmp_path / folder / ".00000.parquet.abcd.tmp" for folder in ("", "shards", "competitors")
     ]
+    leftovers += [tmp_path / f"{PROBE}1234", tmp_path / f"{PROBE}1234-5678"]
     for leftover in leftovers:
         leftover.write_text("x")
     claim(tmp_path)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import json
 import os
 import platform
@@ -689,3 +690,28 @@ def test_a_status_that_cannot_be_written_is_noted_once(tmp_path: Path) -> None:
     assert len(notes) == 1
     assert str(gone / STATUS_NAME) in notes[0]
     assert "the campaign goes on" in notes[0]
+
+
+def test_a_full_disk_leaves_no_part_of_a_status(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def write_a_part(path: Path, text: str, encoding: str) -> int:
+        path.write_bytes(text.encode(encoding)[:5])
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", write_a_part)
+    notes: list[str] = []
+    with StatusWriter(tmp_path, open_tracker(), notes.append, seconds=60):
+        assert list(tmp_path.iterdir()) == []
+    assert "No space left" in notes[0]
+
+
+def test_a_second_interrupt_leaves_no_status(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(thread: threading.Thread, timeout: float | None = None) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt), StatusWriter(tmp_path, open_tracker(), pytest.fail):
+        monkeypatch.setattr(threading.Thread, "join", interrupt)
+    assert list(tmp_path.iterdir()) == []
