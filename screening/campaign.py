@@ -239,7 +239,13 @@ def run_campaign(
                     f"look at them with: screening show {settings.out}"
                 ) from error
             run.check_counts()
-            result = run.conclude(manifest, State.COMPLETE)
+            try:
+                result = run.conclude(manifest, State.COMPLETE)
+            except KeyboardInterrupt as error:
+                raise CampaignInterrupted(
+                    f"interrupted before the ranking was written; all {len(shards)} shards are "
+                    f"kept in {settings.out}: run the same command again to rank them"
+                ) from error
             writer.end(State.COMPLETE)
     return result
 
@@ -468,7 +474,7 @@ def _check_earlier(scored: RunFolder, settings: CampaignSettings, model: Screeni
             f"{scored.path} kept only its {scored.keep_top:,} best candidates, and with other "
             "competitors others may be better; run the campaign anew"
         )
-    missing = len(scored.shards) - len(scored.read_receipts(scored.shards))
+    missing = len(scored.shards) - sum(1 for _ in scored.read_receipts(scored.shards))
     if missing:
         raise ConfigurationError(
             f"{scored.path} is not complete: {missing} of {len(scored.shards)} shards are missing "

@@ -100,11 +100,12 @@ def show(
         return
     shown = _shorten(chosen, top, diverse, min_distance)
     if as_json:
+        from screening.rank import find_order
         from screening.result_document import describe_result, write_document
         from screening.settings import parse_order
 
-        order = parse_order(rank_by or run_folder.manifest["ranked_by"])
-        typer.echo(write_document(describe_result(run_folder, chosen, shown, order)))
+        order = find_order(ranking, parse_order(rank_by or run_folder.manifest["ranked_by"]))
+        typer.echo(write_document(describe_result(run_folder, ranking, shown, order)))
         return
     title = f"{'Diverse' if diverse else 'Top'} {len(shown)} of {len(chosen):,} candidates"
     if len(chosen) < len(ranking):
@@ -273,19 +274,21 @@ def _open_ranking(path: Path, rank_by: str | None) -> tuple[RunFolder, pa.Table]
             ranking = rank_again(ranking, folder.prototypes, order)
             say(describe_order(order, find_order(ranking, order)))
         return folder, ranking
-    finished = folder.read_receipts(folder.shards)
+    finished, done = [], 0
+    for receipt in folder.read_receipts(folder.shards):
+        finished.append(receipt.shard)
+        done += receipt.enumerated
     if not finished:
         raise ConfigurationError(
             f"no shard of {path} is finished yet; wait, or run its command again to go on"
         )
     if len(finished) < len(folder.shards):
-        done = sum(receipt.enumerated for receipt in finished)
         say(
             f"incomplete: ranks are among the {done:,} of {manifest['counts']['total']:,} "
             "candidates whose shards are finished; go on with: screening run "
             f"{path / 'campaign.toml'}"
         )
-    tables = [folder.table_path(receipt.shard) for receipt in finished]
+    tables = [folder.table_path(shard) for shard in finished]
     if rank_by is None:
         order = parse_order(manifest["ranked_by"])
     return folder, rank_candidates(tables, folder.prototypes, order, folder.keep_top)

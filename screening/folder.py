@@ -530,10 +530,11 @@ class RunFolder:
             elif found is not None:
                 yield found
 
-    def read_receipts(self, shards: Iterable[Shard]) -> tuple[Receipt, ...]:
-        """Return the receipts of the shards that are finished and unharmed, in the grid's order."""
-        found = self.inspect_shards(shards)
-        return tuple(each for each in found if isinstance(each, Receipt))
+    def read_receipts(self, shards: Iterable[Shard]) -> Iterator[Receipt]:
+        """Yield the receipts of the shards that are finished and unharmed, one after the other."""
+        for found in self.inspect_shards(shards):
+            if isinstance(found, Receipt):
+                yield found
 
 
 def check_receipt(folder: RunFolder, shard: Shard, receipt: object) -> str | None:

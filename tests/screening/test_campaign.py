@@ -26,6 +26,7 @@ from screening.features import featurize_crystals
 from screening.folder import Receipt, RunFolder
 from screening.lock import LOCK_NAME, locked
 from screening.model_library import load_model
+from screening.status import State, read_status
 
 Program = Callable[..., Result]
 
@@ -392,7 +393,7 @@ def test_a_killed_campaign_goes_on_to_the_same_bytes(
     process.send_signal(signal.SIGKILL)
     process.communicate()
     folder = RunFolder.open(tmp_path / "killed")
-    assert 5 <= len(folder.read_receipts(folder.shards)) < len(folder.shards)
+    assert 5 <= len(list(folder.read_receipts(folder.shards))) < len(folder.shards)
     assert not folder.ranking_path.exists()
 
     shown = screening("show", tmp_path / "killed", "--top", "3")
@@ -431,7 +432,7 @@ def test_ctrl_c_keeps_finished_shards_and_says_how_to_go_on(
     assert "error: interrupted" in stderr
     assert "run the same command again" in stderr
     folder = RunFolder.open(tmp_path / "a")
-    assert len(folder.read_receipts(folder.shards)) >= 3
+    assert len(list(folder.read_receipts(folder.shards))) >= 3
 
 
 def test_a_full_disk_keeps_finished_shards(
@@ -457,8 +458,28 @@ def test_a_full_disk_keeps_finished_shards(
     assert done.stderr.strip().splitlines()[-1].startswith("error: cannot write")
     assert "Traceback" not in done.output
     folder = RunFolder.open(tmp_path / "a")
-    assert len(folder.read_receipts(folder.shards)) == 3
+    assert len(list(folder.read_receipts(folder.shards))) == 3
     assert not list(folder.path.glob("shards/.*"))
+    assert screening(*arguments, "--out", tmp_path / "a").exit_code == 0
+    assert results(tmp_path / "a") == results(undisturbed)
+
+
+def test_an_interrupted_ranking_says_how_to_get_it(
+    screening: Program,
+    arguments: list[str],
+    tmp_path: Path,
+    undisturbed: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(campaign, "rank_candidates", interrupt)
+        done = screening(*arguments, "--out", tmp_path / "a")
+    assert done.exit_code == 130
+    assert "run the same command again to rank them" in done.stderr
+    assert read_status(RunFolder.open(tmp_path / "a")).state is State.STOPPED
     assert screening(*arguments, "--out", tmp_path / "a").exit_code == 0
     assert results(tmp_path / "a") == results(undisturbed)
 

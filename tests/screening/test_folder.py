@@ -165,7 +165,7 @@ def write_shard(folder: RunFolder, shard: Shard, make_receipt: MakeReceipt, rows
 def test_receipts_come_back(tmp_path: Path, make_receipt: MakeReceipt) -> None:
     folder = claim(tmp_path)
     shard = folder.shards[0]
-    assert folder.read_receipts([shard]) == ()
+    assert not list(folder.read_receipts([shard]))
     write_shard(folder, shard, make_receipt)
     (receipt,) = folder.read_receipts([shard])
     assert receipt.shard == shard
@@ -216,7 +216,7 @@ def test_harmed_shards_do_not_count_as_finished(
     (shard,) = folder.shards
     write_shard(folder, shard, make_receipt)
     damage(folder.table_path(shard), folder.receipt_path(shard))
-    assert folder.read_receipts([shard]) == ()
+    assert not list(folder.read_receipts([shard]))
     (found,) = folder.inspect_shards([shard])
     assert isinstance(found, DamagedShard)
     assert found.shard == shard
@@ -244,7 +244,7 @@ def test_a_shard_of_another_campaign_is_foreign(tmp_path: Path, make_receipt: Ma
     folder, other = claim(tmp_path / "a"), claim(tmp_path / "b", model="xyz")
     (shard,) = folder.shards
     write_shard(other, shard, make_receipt)
-    assert len(other.read_receipts([shard])) == 1
+    assert len(list(other.read_receipts([shard]))) == 1
     for path in (other.table_path(shard), other.receipt_path(shard)):
         shutil.copy(path, tmp_path / "a" / "shards")
     (found,) = folder.inspect_shards(folder.shards)
@@ -306,7 +306,7 @@ def test_a_damaged_manifest_beside_whole_shards_is_made_anew(
         assert sentence.endswith("but the times of earlier runs are lost")
         assert not again.manifest_path.exists()
         again.write_manifest({"campaign": IDENTITY, "grid": GRID})
-        assert len(again.read_receipts(again.shards)) == 1
+        assert len(list(again.read_receipts(again.shards))) == 1
 
 
 @pytest.mark.parametrize("damage", [cut, Path.unlink])

@@ -102,3 +102,15 @@ def test_a_run_gives_one_document_on_stdout_and_nothing_beside_it(
     assert done.exit_code == 0, done.output
     assert len(parse(done.stdout)["ranking"]) == 2
     assert done.stderr == ""
+
+
+def test_shown_rows_stand_beside_what_they_were_chosen_from(
+    screening: Program, tiny_model: Path, tmp_path: Path
+) -> None:
+    call = ["--prototype", "B2", "--elements", "Li,Na,F", "--model", tiny_model, "--device", "cpu"]
+    call += ["--workers", "0", "--competitors", "none", "--out", tmp_path / "a", "--quiet"]
+    assert screening("run", *call).exit_code == 0
+    shown = screening("show", tmp_path / "a", "--with", "F", "--rank-by", "p_stable", "--json")
+    document = parse(shown.stdout)
+    assert (len(document["ranking"]), document["ranked"]) == (2, 3)
+    assert document["ranked_by"] == "formation_enthalpy"  # there is no hull
