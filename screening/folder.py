@@ -248,7 +248,7 @@ class RunFolder:
             OutputError: It cannot be made or written.
         """
         folder = cls(path)
-        damage = folder._compare_identity(identity)
+        folder._compare_identity(identity)
         for part in (path / "shards", path / "competitors"):
             if part.is_symlink():
                 raise ConfigurationError(
@@ -260,6 +260,8 @@ class RunFolder:
         except OSError as error:
             raise OutputError.from_os_error(error, path) from error
         with locked(path, note):
+            folder.__dict__.pop("manifest", None)
+            damage = folder._compare_identity(identity)  # another run may just have ended
             folder._clear_leftovers()
             if damage is not None:
                 folder._remove_manifest()

@@ -5,7 +5,7 @@ import re
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from screening.folder import (
     describe_damage,
     hash_identity,
 )
+from screening.lock import LOCK_NAME, locked
 
 MakeReceipt = Callable[..., Receipt]
 
@@ -139,6 +140,22 @@ def test_a_folder_in_use_is_refused_and_left_alone(tmp_path: Path) -> None:
         assert being_written.exists()
     claim(tmp_path)
     assert not being_written.exists()
+
+
+def test_a_campaign_that_ended_while_another_waited_is_seen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    @contextmanager
+    def lock_late(path: Path, note: Callable[[str], None]) -> Iterator[None]:
+        with locked(path, note):
+            RunFolder(path).write_manifest({"campaign": IDENTITY | {"model": "xyz"}})
+        with locked(path, note):
+            yield
+
+    monkeypatch.setattr("screening.folder.locked", lock_late)
+    with pytest.raises(ConfigurationError, match="another campaign"):
+        claim(tmp_path / "a")
+    assert not (tmp_path / "a" / LOCK_NAME).exists()
 
 
 def write_shard(folder: RunFolder, shard: Shard, make_receipt: MakeReceipt, rows: int = 3) -> None:
