@@ -463,6 +463,8 @@ class StatusTracker:
         return (*rank_row(row, self._order), self._prototypes.index(row.prototype), row.candidate)
 
     def _count_reason(self, reason: str, count: int) -> None:
+        if not count:  # a shard without candidates is lost like any other
+            return
         if reason not in self._reasons and len(self._reasons) >= MOST_REASONS:
             reason = OTHER_REASONS
         self._reasons[reason] += count

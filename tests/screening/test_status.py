@@ -216,6 +216,7 @@ def test_receipts_add_up(make_receipt: MakeReceipt) -> None:
     tracker.add(second)  # a task that ran twice
     tracker.add_lost(2, "workers died", 7)
     tracker.add_lost(1, "was done", 9)
+    tracker.add_lost(3, "had no candidates", 0)
     tracker.set_workers(
         [
             WorkerStatus(name="2", host="10.0.0.2", memory_bytes=5),
@@ -226,8 +227,8 @@ def test_receipts_add_up(make_receipt: MakeReceipt) -> None:
     assert (status.total, status.enumerated, status.removed, status.dropped) == (100, 27, 3, 1)
     assert (status.featurized, status.scored, status.failed) == (17, 14, 10)
     assert (status.below_hull, status.probable) == (3, 4)
-    assert (status.shards, status.shards_done, status.shards_quarantined) == (10, 2, 1)
-    assert status.quarantined == {2: "workers died"}
+    assert (status.shards, status.shards_done, status.shards_quarantined) == (10, 2, 2)
+    assert status.quarantined == {2: "workers died", 3: "had no candidates"}
     assert status.reasons == {"workers died": 7, "no radius": 3}
     assert status.std_histogram[:3] == (6, 2, 0)
     assert status.stages["enumerate"] == StageStatus(
