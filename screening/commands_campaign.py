@@ -15,6 +15,7 @@ from screening.command_parts import (
     JsonResultOption,
     RankByOption,
     RequireOption,
+    SchedulerOption,
     StableWithinOption,
     print_ranking,
     say,
@@ -114,10 +115,6 @@ WorkersOption = Annotated[
         help="Local Dask workers; 0 computes in this process.",
         show_default="one per GPU if there are any, else one per core",
     ),
-]
-SchedulerOption = Annotated[
-    str | None,
-    typer.Option(metavar="ADDRESS", help="A running Dask scheduler, instead of local workers."),
 ]
 SchedulerFileOption = Annotated[
     Path | None,

@@ -156,11 +156,11 @@ def report_of(folder: RunFolder) -> str:
 
 
 def render_report(folder: RunFolder, ranking: pa.Table) -> str:
-    """Write the report of a complete campaign.
+    """Write the report of a campaign that is complete or was interrupted.
 
     Args:
-        folder: The campaign, whose manifest is complete.
-        ranking: Its whole ranking.
+        folder: The campaign, whose manifest says how it ended.
+        ranking: The ranking of what is finished.
 
     Returns:
         HTML, one self-contained document.

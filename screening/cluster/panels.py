@@ -14,6 +14,7 @@ from typing import Final
 
 from screening.page import build_paragraph, build_table
 from screening.status import SILENCE_SECONDS, CampaignStatus, State, WorkerStatus
+from screening.status_screen import format_seconds
 from screening.terminal import describe_order
 
 MOST_WORKERS: Final = 24
@@ -142,10 +143,9 @@ def build_heading(status: CampaignStatus, silent_seconds: float) -> str:
         )
     parts.append(f'<div class="progress"><div style="width: {100 * done:.2f}%"></div></div>')
     shards = f"{status.shards_done:,} of {status.shards:,}"
-    rate = status.candidates_per_second
     figures = {
         "progress": (f"{_floor_percent(done)} %", "of all candidates"),
-        "rate": ("–" if rate is None else f"{rate:,.0f}", "candidates/s"),
+        "rate": (_format_rate(status.candidates_per_second), "candidates/s"),
         "left": (_format_seconds(status.seconds_left), "left"),
         "elapsed": (_format_seconds(status.elapsed_seconds), "elapsed"),
         "shards": (shards, "shards"),
@@ -423,20 +423,7 @@ def _format_gib(amount: float | None) -> str:
 
 
 def _format_seconds(seconds: float | None) -> str:
-    """Return a time in its two largest units."""
-    if seconds is None:
-        return "–"
-    whole = round(seconds)
-    if whole < 60:
-        return f"{seconds:.1f} s" if seconds < 10 else f"{whole} s"
-    minutes, left = divmod(whole, 60)
-    if minutes < 60:
-        return f"{minutes} min {left:02d} s"
-    hours, minutes = divmod(minutes, 60)
-    if hours < 48:
-        return f"{hours} h {minutes:02d} min"
-    days, hours = divmod(hours, 24)
-    return f"{days:,} d {hours:02d} h"
+    return "–" if seconds is None else format_seconds(seconds)
 
 
 def _format_time(moment: str) -> str:
