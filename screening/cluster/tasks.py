@@ -21,6 +21,7 @@ from typing import Any, Final, Generic, NamedTuple
 from dask.typing import Key
 from distributed import Client, Future, LocalCluster, get_worker
 from distributed.client import FutureCancelledError
+from distributed.core import Status
 
 from screening.errors import SchedulerLostError, WorkersGoneError
 from screening.local_tasks import (
@@ -447,8 +448,7 @@ class _Shift(Generic[Task, Result]):
             place.missed = True
         cluster = self.client.cluster
         if isinstance(cluster, LocalCluster) and len(workers) < len(cluster.worker_spec):
-            # a worker that dies while it starts takes its nanny along
-            cluster.scale(len(cluster.worker_spec))
+            _replace_nannies(cluster)
 
     def _check_staff(self) -> None:
         """Say so where there is nobody to give tasks to, and at last give up."""
@@ -478,6 +478,17 @@ class _Shift(Generic[Task, Result]):
             f"the Dask scheduler at {self.address} is gone or cannot be reached; finished work is "
             "kept: see that a scheduler runs, and run the same command again"
         )
+
+
+def _replace_nannies(cluster: LocalCluster) -> None:
+    """Replace nannies that are gone: a worker that dies while it starts takes its own along.
+
+    The cluster misses them only if their workers had ever arrived.
+    """
+    for name, nanny in tuple(cluster.workers.items()):
+        if nanny.status in (Status.failed, Status.closed):
+            del cluster.workers[name]
+    cluster.scale(len(cluster.worker_spec))
 
 
 def _take_one(tasks: Iterator[Task]) -> Iterator[Task]:

@@ -13,7 +13,6 @@ from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any
 
-import dask
 import pytest
 from distributed import Client, LocalCluster, Scheduler, SpecCluster, Worker, get_worker
 
@@ -203,7 +202,7 @@ def test_workers_that_join_later_are_used() -> None:
 
 def test_a_nanny_that_is_gone_is_replaced() -> None:
     """It goes with a worker that dies while it starts."""
-    with dask.config.set({"distributed.deploy.lost-worker-timeout": "100ms"}), hire(1) as client:
+    with hire(1) as client:
         outcomes = map_tasks(client, lambda task, worker: os.getpid(), range(100_000))
         first = next(outcomes)
         assert isinstance(client.cluster, LocalCluster)
