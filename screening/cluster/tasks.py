@@ -16,10 +16,10 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from queue import Empty, SimpleQueue
-from typing import Any, Final, Generic, NamedTuple
+from typing import Any, Final, Generic, NamedTuple, TypeGuard
 
 from dask.typing import Key
-from distributed import Client, Future, LocalCluster, get_worker
+from distributed import Client, Future, Nanny, SpecCluster, get_worker
 from distributed.client import FutureCancelledError
 from distributed.core import Status
 
@@ -447,7 +447,7 @@ class _Shift(Generic[Task, Result]):
                 self._take_back(place.given)
             place.missed = True
         cluster = self.client.cluster
-        if isinstance(cluster, LocalCluster) and len(workers) < len(cluster.worker_spec):
+        if _has_nannies(cluster) and len(workers) < len(cluster.worker_spec):
             _replace_nannies(cluster)
 
     def _check_staff(self) -> None:
@@ -480,14 +480,21 @@ class _Shift(Generic[Task, Result]):
         )
 
 
-def _replace_nannies(cluster: LocalCluster) -> None:
+def _has_nannies(cluster: object) -> TypeGuard[SpecCluster]:
+    """Whether this process started a cluster, and its workers itself: not as jobs."""
+    return isinstance(cluster, SpecCluster) and all(
+        issubclass(each["cls"], Nanny) for each in cluster.worker_spec.values()
+    )
+
+
+def _replace_nannies(cluster: SpecCluster) -> None:
     """Replace nannies that are gone: a worker that dies while it starts takes its own along.
 
     The cluster misses them only if their workers had ever arrived.
     """
     for name, nanny in tuple(cluster.workers.items()):
         if nanny.status in (Status.failed, Status.closed):
-            del cluster.workers[name]
+            cluster.workers.pop(name, None)  # the cluster's own thread may be at it too
     cluster.scale(len(cluster.worker_spec))
 
 

@@ -16,7 +16,9 @@ from typing import Any
 import pytest
 from distributed import Client, LocalCluster, Scheduler, SpecCluster, Worker, get_worker
 
+from screening.cluster.client import connect
 from screening.cluster.tasks import map_tasks
+from screening.cluster_settings import ClusterSettings
 from screening.errors import OutputError, SchedulerLostError, WorkersGoneError
 from screening.local_tasks import Done, Lost, TaskLimits
 
@@ -202,10 +204,10 @@ def test_workers_that_join_later_are_used() -> None:
 
 def test_a_nanny_that_is_gone_is_replaced() -> None:
     """It goes with a worker that dies while it starts."""
-    with hire(1) as client:
+    machine = ClusterSettings(workers=1, dashboard="127.0.0.1:0")
+    with connect(machine, pytest.fail, device="cpu") as client:
         outcomes = map_tasks(client, lambda task, worker: os.getpid(), range(100_000))
         first = next(outcomes)
-        assert isinstance(client.cluster, LocalCluster)
         client.cluster.sync(client.cluster.workers[0].close)
         await_that(lambda: next(outcomes).result != first.result)
         outcomes.close()
