@@ -58,6 +58,7 @@ from screening.manifest import (
     resolve_settings,
     sum_receipts,
 )
+from screening.manifest_check import check_manifest
 from screening.phases import Phases
 from screening.rank import rank_candidates, resolve_order
 from screening.references import References, read_references
@@ -295,7 +296,14 @@ class _Run:
         """Take over what earlier runs finished, and say whose folder this is."""
         folder = self.folder
         if folder.manifest_path.is_file():
-            self.earlier = folder.manifest.get("runs", [])
+            try:
+                check_manifest(folder.manifest, folder.manifest_path)
+                self.earlier = folder.manifest.get("runs", [])
+            except InputDataError:
+                self.observer.note(
+                    f"{folder.manifest_path} is none of this program; it is made anew, and the "
+                    "times of earlier runs are lost"
+                )
         folder.write_manifest({**manifest, "runs": self.earlier})
         folder.write_text("campaign.toml", settings)
         damaged: list[DamagedShard] = []

@@ -305,7 +305,10 @@ class RunFolder:
         return None
 
     def _refuse_another(self, identity: Mapping[str, Any]) -> None:
-        differences = list(_compare(self.manifest["campaign"], identity))
+        campaign = self.manifest.get("campaign")
+        if not isinstance(campaign, dict):
+            raise DamagedManifestError(f"cannot read {self.manifest_path} (it has no campaign)")
+        differences = list(_compare(campaign, identity))
         if differences:
             by_hull = all(each.startswith(_OF_THE_HULL) for each in differences)
             remedy = f"; for another hull: screening hull {self.path} --out NEW" if by_hull else ""

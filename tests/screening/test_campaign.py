@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -462,6 +463,21 @@ def test_a_full_disk_keeps_finished_shards(
     assert not list(folder.path.glob("shards/.*"))
     assert screening(*arguments, "--out", tmp_path / "a").exit_code == 0
     assert results(tmp_path / "a") == results(undisturbed)
+
+
+@pytest.mark.parametrize("damage", [{"campaign": None}, {"runs": "none"}])
+def test_a_made_up_manifest_is_made_anew(
+    screening: Program, arguments: list[str], tmp_path: Path, undisturbed: Path, damage: Any
+) -> None:
+    shutil.copytree(undisturbed, tmp_path / "a")
+    folder = RunFolder(tmp_path / "a")
+    folder.write_manifest(folder.manifest | damage)
+    done = screening(*arguments, "--out", tmp_path / "a")
+    assert done.exit_code == 0, done.output
+    assert "manifest.json" in done.stderr
+    assert "made anew" in done.stderr
+    assert results(tmp_path / "a") == results(undisturbed)
+    assert len(RunFolder.open(tmp_path / "a").manifest["runs"]) == 1
 
 
 def test_an_interrupted_ranking_says_how_to_get_it(
