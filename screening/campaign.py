@@ -69,7 +69,12 @@ from screening.settings import CampaignSettings, RankBy
 from screening.shard_tasks import ShardTask, screen_shard
 from screening.shards import SITE
 from screening.status import CampaignStatus, State, StatusTracker, StatusWriter
-from screening.workforce import Workforce, count_threads, describe_place
+from screening.workforce import (
+    Workforce,
+    check_performance_report,
+    count_threads,
+    describe_place,
+)
 
 if TYPE_CHECKING:
     from prototypes import CandidateSpace
@@ -170,6 +175,7 @@ def run_campaign(
     if not settings.cluster.is_elsewhere and not settings.cluster.is_batch:
         pick_device(settings.device)
     _check_roles(settings, spaces)
+    check_performance_report(settings, performance_report)
     model = load_enthalpy_model(settings.model)
     _warn_of_doubts(spaces, observer)
     references = _open_references(settings, model, pools, observer)
@@ -309,6 +315,8 @@ class _Run:
         damaged: list[DamagedShard] = []
         self.tracker.begin(self._take_over(damaged))
         self.already = len(self.finished)
+        if self.already < len(self.shards):
+            folder.clear_results()
         if damaged:
             self.observer.note(describe_damage(damaged))
 
@@ -323,11 +331,10 @@ class _Run:
 
     def _finish(self, receipt: Receipt) -> None:
         number = receipt.shard.number
-        self.finished.add(number)
-        self.candidates[receipt.shard.prototype] += receipt.enumerated
         if receipt.failed:
             self.with_failures.add(number)
-        self.folder.release(receipt.shard)
+        self.candidates[receipt.shard.prototype] += receipt.enumerated
+        self.finished.add(number)
 
     def list_tasks(
         self, model: ScreeningModel, phases: Path | None, scored: RunFolder | None

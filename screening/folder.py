@@ -458,6 +458,20 @@ class RunFolder:
         """Path of the file that says why a shard was given up."""
         return self.table_path(shard).with_suffix(QUARANTINE)
 
+    def clear_results(self) -> None:
+        """Remove what earlier runs made of a part, and which shards they gave up.
+
+        Raises:
+            OutputError: Something cannot be removed.
+        """
+        results = (self.ranking_path, self.path / "ranking.csv", self.failures_path)
+        given_up = (self.path / "shards").glob(f"*{QUARANTINE}")
+        try:
+            for path in (*results, self.report_path, *given_up):
+                path.unlink(missing_ok=True)
+        except OSError as error:
+            raise OutputError.from_os_error(error, self.path) from error
+
     def set_aside(self, shard: Shard, reason: str, attempts: int, candidates: int) -> None:
         """Write down that a shard was given up, and why.
 
@@ -473,18 +487,6 @@ class RunFolder:
         told = {"reason": reason, "attempts": attempts, "candidates": candidates}
         with written_atomically(self.quarantine_path(shard)) as temporary:
             temporary.write_text(json.dumps(told), encoding="utf-8")
-
-    def release(self, shard: Shard) -> None:
-        """Forget that a shard was given up: it is finished now.
-
-        Raises:
-            OutputError: The file that says so cannot be removed.
-        """
-        path = self.quarantine_path(shard)
-        try:
-            path.unlink(missing_ok=True)
-        except OSError as error:
-            raise OutputError.from_os_error(error, path) from error
 
     def write_shard(self, table: pa.Table, shard: Shard) -> str:
         """Write a shard's table.

@@ -36,6 +36,9 @@ class TaskLimits:
 
 DEFAULT_LIMITS: Final = TaskLimits()
 
+LONGEST_REASON: Final = 500
+"""Characters of an error's message that are kept."""
+
 
 @dataclass(frozen=True)
 class Done(Generic[Task, Result]):
@@ -147,4 +150,6 @@ def is_deliberate(error: BaseException) -> bool:
 def describe_error(error: BaseException) -> str:
     """Say in one line what was raised: ``ValueError: no such element``."""
     text = " ".join(str(error).split())
+    if len(text) > LONGEST_REASON:
+        text = f"{text[:LONGEST_REASON]}..."
     return f"{type(error).__name__}: {text}" if text else type(error).__name__

@@ -29,9 +29,6 @@ class Workforce:
         watch_at: Told the address of the dashboard.
         performance_report: Where Dask's performance report goes; None writes none.
 
-    Raises:
-        ConfigurationError: A report of Dask is asked for, and Dask is not used.
-        OutputError: The report cannot be written there.
     """
 
     def __init__(
@@ -45,15 +42,6 @@ class Workforce:
         watch_at: Callable[[str], None],
         performance_report: Path | None = None,
     ) -> None:
-        if performance_report is not None and settings.computes_here:
-            raise ConfigurationError(
-                "--performance-report is Dask's, and --workers 0 works without Dask; leave one of "
-                "them out"
-            )
-        if performance_report is not None:
-            from screening.cluster.publication import check_report
-
-            check_report(performance_report)
         self._settings = settings
         self._folder = folder
         self._tracker = tracker
@@ -124,6 +112,29 @@ class Workforce:
             enter(reporting_performance(client, self._report, self._note))
         self._client = client
         return client
+
+
+def check_performance_report(settings: CampaignSettings, path: Path | None) -> None:
+    """Refuse a performance report that cannot be made.
+
+    Args:
+        settings: The campaign.
+        path: Where the report goes; None writes none.
+
+    Raises:
+        ConfigurationError: A report of Dask is asked for, and Dask is not used.
+        OutputError: The report cannot be written there.
+    """
+    if path is None:
+        return
+    if settings.computes_here:
+        raise ConfigurationError(
+            "--performance-report is Dask's, and --workers 0 works without Dask; leave one of them "
+            "out"
+        )
+    from screening.cluster.publication import check_report
+
+    check_report(path)
 
 
 def count_threads(settings: CampaignSettings) -> int | None:

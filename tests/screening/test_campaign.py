@@ -528,3 +528,14 @@ def test_a_model_that_changed_under_a_campaign_is_refused(tiny_model: Path) -> N
 
     with pytest.raises(ModelError, match="changed"):
         load_scorer(str(tiny_model), "0" * 64, "cpu", "auto")
+
+
+def test_a_performance_report_needs_dask(
+    screening: Program, arguments: list[str], tmp_path: Path
+) -> None:
+    page = tmp_path / "report.html"
+    call = [*arguments, "--out", tmp_path / "a", "--workers", "0", "--performance-report", page]
+    done = screening(*call)
+    assert done.exit_code == 2
+    assert "--workers 0 works without Dask" in done.stderr
+    assert not (tmp_path / "a").exists()

@@ -446,3 +446,16 @@ def test_a_disk_without_permission_is_one_clear_error(
         with pytest.raises(OutputError, match="no permission"):
             claim(small_disk / name)
     assert list_files(small_disk) == before
+
+
+def test_results_of_a_part_and_quarantines_are_cleared(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    (tmp_path / "shards").mkdir()
+    folder.set_aside(Shard(3, "B2", 0, 9), "its worker died", 3, 9)
+    assert json.loads(folder.quarantine_path(Shard(3, "B2", 0, 9)).read_text())["candidates"] == 9
+    for name in ("ranking.csv", "ranking.parquet", "failures.parquet", "report.html"):
+        (tmp_path / name).write_text("of a part")
+    (tmp_path / "shards" / "00001.json").write_text("a receipt")
+    folder.clear_results()
+    left = [path.name for path in tmp_path.rglob("*") if path.is_file()]
+    assert left == ["00001.json"]

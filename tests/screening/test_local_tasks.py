@@ -99,3 +99,9 @@ def test_results_of_tasks_none_of_which_may_be_missing() -> None:
 def test_an_error_is_described_in_one_line() -> None:
     assert describe_error(ValueError("two\n  lines")) == "ValueError: two lines"
     assert describe_error(MemoryError()) == "MemoryError"
+
+
+def test_the_reason_of_a_failure_is_bounded() -> None:
+    told = describe_error(ValueError("x" * 10_000_000))
+    assert told.startswith("ValueError: xxx")
+    assert len(told) < 600
