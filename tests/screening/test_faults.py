@@ -325,18 +325,18 @@ def test_driver_killed(bench: Bench, out: Path, workers: int, stages: list[str],
 def test_workers_killed(bench: Bench, out: Path, suffering: Callable[..., dict[str, str]]) -> None:
     """Twenty kills of workers of one campaign, each after it has got on since the last."""
     moments = random.Random(3)
-    hits: Counter[str] = Counter()
     options = ("--workers", 2, "--attempts", 6)
     with bench.run(out, *options, **suffering(pace=0.1)) as run:
-        for _ in range(20):
+        for kill in range(20):
             before = finished(out)
             run.wait_until(lambda before=before: finished(out) > before)
             time.sleep(moments.uniform(0, 0.3))
             while not (victims := run.find_workers()):
                 assert run.process.poll() is None
             assert finished(out) < SHARDS, "too late to kill anything"
-            moments.choice(victims).kill()
-            hits["with all" if before == 0 else "later"] += 1
+            # one that has just been started takes its nanny along, and is missed for seconds
+            victims.sort(key=lambda victim: victim.create_time())
+            (moments.choice(victims) if kill % 5 == 4 else victims[0]).kill()
         run.wait()
         await_that(lambda: not run.find_processes())
     assert_undisturbed(bench, out)
@@ -429,7 +429,7 @@ def test_poisonous_shards_are_set_aside_and_tried_again(
     failures = pq.read_table(out / "failures.parquet").to_pylist()
     numbers = {row["candidate"] // SHARD_SIZE for row in failures}
     assert numbers == {7, 21}
-    assert all("shard" in row["reason"] for row in failures)
+    assert all(("died" in row["reason"]) != ("cursed" in row["reason"]) for row in failures)
     ranked = pq.read_metadata(out / "ranking.parquet").num_rows
     everything = pq.read_metadata(bench.peaceful / "ranking.parquet").num_rows
     assert ranked + len(failures) == everything
@@ -610,7 +610,7 @@ def test_interrupts(
     counted = re.search(rf"(\d+) of {SHARDS} shards are finished", said)
     assert counted is not None
     done = int(counted[1])
-    assert 3 <= done <= finished(out) < SHARDS, "workers may have ended what they had begun"
+    assert 1 <= done <= finished(out) < SHARDS, "workers may have ended what they had begun"
     assert "run the same command again to go on" in said
     manifest = json.loads((out / "manifest.json").read_text())
     assert manifest["state"] == "interrupted"
