@@ -40,6 +40,8 @@ LOCAL_CONFIGURATION: Final = {
     "distributed.worker.multiprocessing-method": "spawn",
     # A worker that leaks would be paused for ever below the limit at which it is restarted.
     "distributed.worker.memory.pause": False,
+    # Of 1,000 remembered messages of each connection, with their tasks, schedulers grow by 60 MiB.
+    "distributed.admin.low-level-log-length": 100,
 }
 
 _CLASSES: Final[Mapping[ClusterType, str]] = {
