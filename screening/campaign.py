@@ -291,6 +291,7 @@ class _Run:
             counts=count_candidates(spaces),
             shards=len(shards),
             order=order,
+            keep_top=settings.keep_top,
         )
 
     @property
@@ -417,6 +418,8 @@ class _Run:
         )
         totals = sum_receipts(self._read_receipts())
         comparison = None  # says nothing where the best of one model alone are kept
+        # what its shards kept and the ranking does not is dropped too
+        totals["dropped"] += totals.pop("kept") - len(ranking)
         if not totals["dropped"]:
             comparison = compare_models(ranking, settings.stable_within)
         failures = gather_failures(self._list_failed(), list(self.spaces.values()))

@@ -2,7 +2,7 @@
 
 Exit codes: 0 fine, 1 unforeseen (a bug, with traceback), 2 wrong usage or configuration, 3 input
 data that cannot be used, 4 model missing or damaged, 5 output that cannot be written, 6 workers
-killed (lack of memory), 7 a watched campaign ended before it was complete, 130 Ctrl-C.
+or the scheduler lost, 7 a watched campaign ended before it was complete, 130 Ctrl-C.
 Only this module and the modules of commands are loaded for `--help`.
 """
 
@@ -53,7 +53,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["--help", "-h"]},
     epilog="Exit codes: 0 fine, 1 bug, 2 usage or configuration, 3 input data, 4 model, 5 output, "
-    "6 workers killed (memory), 7 watched campaign not complete, 130 interrupted.",
+    "6 workers or scheduler lost, 7 watched campaign not complete, 130 interrupted.",
 )
 
 

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from screening.folder import RunFolder
+    from screening.settings import RankBy
 
 DEFAULT_TOP = 20
 FORMATS = ("cif", "poscar", "csv")
@@ -256,25 +257,31 @@ def _shorten(rows: pa.Table, top: int, diverse: bool, min_distance: float | None
 def _open_ranking(path: Path, rank_by: str | None) -> tuple[RunFolder, pa.Table]:
     """Return the ranking of a campaign; of its finished shards if it is not complete."""
     from screening.folder import RunFolder
-    from screening.rank import find_order, rank_again, rank_candidates
+    from screening.rank import find_order, rank_again
     from screening.settings import parse_order
     from screening.terminal import describe_order
 
     folder = RunFolder.open(path)
     manifest = folder.manifest
-    order = parse_order(rank_by or manifest["rank_by"])
-    if rank_by is not None and folder.keep_top is not None:
+    ranked_by = parse_order(manifest["ranked_by"])
+    order = ranked_by if rank_by is None else parse_order(rank_by)
+    if order != ranked_by and folder.keep_top is not None:
         say(
             f"the campaign kept only its {folder.keep_top:,} best by {manifest['ranked_by']}: by "
             f"{order} others may be better, and are not here"
         )
-    if folder.is_ranked:
-        ranking = folder.read_ranking()
-        if rank_by is not None:
-            ranking = rank_again(ranking, folder.prototypes, order)
-            say(describe_order(order, find_order(ranking, order)))
-        return folder, ranking
-    finished, done = [], 0
+    ranking = folder.read_ranking() if folder.is_ranked else _rank_finished(folder, ranked_by)
+    if rank_by is not None:
+        ranking = rank_again(ranking, folder.prototypes, order)
+        say(describe_order(order, find_order(ranking, order)))
+    return folder, ranking
+
+
+def _rank_finished(folder: RunFolder, order: RankBy) -> pa.Table:
+    """Rank the finished shards of a campaign that is not complete."""
+    from screening.rank import rank_candidates
+
+    path, finished, done = folder.path, [], 0
     for receipt in folder.read_receipts(folder.shards):
         finished.append(receipt.shard)
         done += receipt.enumerated
@@ -284,11 +291,9 @@ def _open_ranking(path: Path, rank_by: str | None) -> tuple[RunFolder, pa.Table]
         )
     if len(finished) < len(folder.shards):
         say(
-            f"incomplete: ranks are among the {done:,} of {manifest['counts']['total']:,} "
+            f"incomplete: ranks are among the {done:,} of {folder.manifest['counts']['total']:,} "
             "candidates whose shards are finished; go on with: screening run "
             f"{path / 'campaign.toml'}"
         )
     tables = [folder.table_path(shard) for shard in finished]
-    if rank_by is None:
-        order = parse_order(manifest["ranked_by"])
-    return folder, rank_candidates(tables, folder.prototypes, order, folder.keep_top)
+    return rank_candidates(tables, folder.prototypes, order, folder.keep_top)

@@ -212,8 +212,9 @@ class RunFolder:
         if not folder.manifest_path.is_file():
             siblings = [each.parent.name for each in path.parent.glob("*/manifest.json")]
             hint = suggest(path.name, siblings)
+            what = "it has no manifest.json" if path.is_dir() else "there is no such folder"
             raise ConfigurationError(
-                f"{path} is not a campaign's folder: it has no manifest.json{hint or ';'} "
+                f"{path} is not a campaign's folder: {what}{hint or ';'} "
                 "start a campaign with: screening run --prototype NAME --out FOLDER"
             )
         try:
@@ -240,7 +241,8 @@ class RunFolder:
             note: Told when the folder is taken over from a run that was killed.
 
         Yields:
-            The folder, without leftovers of processes that were killed while writing.
+            The folder, without leftovers of processes that were killed while writing; those that
+            come meanwhile are removed at the end.
 
         Raises:
             ConfigurationError: The folder belongs to another campaign or to something else, or
@@ -270,6 +272,7 @@ class RunFolder:
                     "earlier runs are lost"
                 )
             yield folder
+            folder._clear_leftovers()  # of workers that were killed while writing
 
     def _compare_identity(self, identity: Mapping[str, Any]) -> str | None:
         """Check that a campaign may write here.
@@ -383,7 +386,7 @@ class RunFolder:
     @property
     def keep_top(self) -> int | None:
         """How many candidates the campaign keeps; None if it keeps all."""
-        kept: int | None = self.manifest["campaign"]["keep_top"]
+        kept: int | None = self.manifest["campaign"].get("keep_top")
         return kept
 
     @property

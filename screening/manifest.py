@@ -269,11 +269,12 @@ def sum_receipts(receipts: Iterable[Receipt]) -> dict[str, Any]:
     """Return what the receipts of a campaign add up to, one after the other.
 
     Returns:
-        `dropped`: candidates that were not kept; `removed`: by condition, how many candidates it
-        removed and how many it did not apply to; `devices` and `threads` that computed; `stages`:
-        time of each and its rate per worker process, null of what was not done.
+        `dropped` and `kept`: scored candidates that shards did not keep, or did; `removed`: by
+        condition, how many candidates it removed and how many it did not apply to; `devices` and
+        `threads` that computed; `stages`: time of each and its rate per worker process, null of
+        what was not done.
     """
-    dropped = candidates = 0
+    dropped = candidates = kept = 0
     removed: dict[str, Counter[str]] = {}
     seconds: Counter[str] = Counter()
     devices: set[str] = set()
@@ -281,6 +282,7 @@ def sum_receipts(receipts: Iterable[Receipt]) -> dict[str, Any]:
     for receipt in receipts:
         dropped += receipt.dropped
         candidates += receipt.candidates + receipt.dropped
+        kept += receipt.candidates - receipt.failed
         for text, numbers in receipt.removed.items():
             removed.setdefault(text, Counter(dict.fromkeys(numbers, 0))).update(numbers)
         seconds.update(receipt.seconds)
@@ -288,6 +290,7 @@ def sum_receipts(receipts: Iterable[Receipt]) -> dict[str, Any]:
         threads.add(receipt.threads)
     return {
         "dropped": dropped,
+        "kept": kept,
         "removed": {text: dict(numbers) for text, numbers in removed.items()},
         "devices": sorted(devices),
         "threads": sorted(threads),

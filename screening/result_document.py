@@ -66,7 +66,11 @@ def describe_result(
         "state": str(status.state),
         "prototypes": list(folder.prototypes),
         "model": {key: model[key] for key in ("name", "content_sha256")},
-        "counts": {name: getattr(status, name) for name in _COUNTS},
+        "counts": {
+            **{name: getattr(status, name) for name in _COUNTS},
+            "below_hull": status.below_hull if status.has_hull else None,
+            "probable": status.probable if status.has_probability else None,
+        },
         "reasons": dict(status.reasons),
         "quarantined": {str(number): reason for number, reason in status.quarantined.items()},
         "ranked": len(ranking),

@@ -187,8 +187,8 @@ class CampaignStatus(_Part):
             the receipts.
         competitor_tasks: Tasks of predicting competing phases, which come before the candidates.
         competitor_tasks_done: Of these, those that are finished.
-        elapsed_seconds: Time of the run that is going on, else of the last that came to its end;
-            None where none did.
+        elapsed_seconds: Time of the run that is going on, else of all that came to their end or
+            were interrupted; None where none did.
         candidates_per_second: Rate over the last minute or so; None before the first shard and
             where no run is going on.
         seconds_left: Time left at that rate; None where there is none.
@@ -275,6 +275,7 @@ class StatusTracker:
         shards: Shards in all.
         order: What the ranking is to go by; without a hull or probabilities the best rows go by
             what there is, as the ranking does.
+        keep_top: How many candidates the campaign keeps; None keeps all.
         clock: Seconds by a clock that never jumps.
     """
 
@@ -285,6 +286,7 @@ class StatusTracker:
         counts: Mapping[str, int],
         shards: int,
         order: RankBy,
+        keep_top: int | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._clock = clock
@@ -293,6 +295,7 @@ class StatusTracker:
         self._total = sum(counts.values())
         self._shards = shards
         self._asked = self._order = order
+        self._keep_top = keep_top
         self._driver: Driver | None = None
         self._lock = threading.Lock()
         self._done: set[int] = set()
@@ -395,7 +398,7 @@ class StatusTracker:
                 scored=self._sums["scored"],
                 failed=self._sums["failed"],
                 removed=self._sums["removed"],
-                dropped=self._sums["dropped"],
+                dropped=self._count_dropped(),
                 below_hull=self._sums["below_hull"],
                 probable=self._sums["probable"],
                 shards=self._shards,
@@ -440,6 +443,7 @@ class StatusTracker:
             failed=receipt.failed,
             removed=sum(each["removed"] for each in receipt.removed.values()),
             dropped=receipt.dropped,
+            kept=receipt.candidates - receipt.failed,
             below_hull=receipt.below_hull,
             probable=receipt.probable,
         )
@@ -461,6 +465,12 @@ class StatusTracker:
     def _place(self, row: BestRow) -> tuple[float, ...]:
         """Return what to sort by; ties go by prototype and candidate, as in the ranking."""
         return (*rank_row(row, self._order), self._prototypes.index(row.prototype), row.candidate)
+
+    def _count_dropped(self) -> int:
+        """Count what shards did not keep, and what they kept and the ranking does not."""
+        kept = self._sums["kept"]
+        beyond = 0 if self._keep_top is None else max(0, kept - self._keep_top)
+        return self._sums["dropped"] + beyond
 
     def _count_reason(self, reason: str, count: int) -> None:
         if not count:  # a shard without candidates is lost like any other
@@ -688,6 +698,7 @@ def _add_up(folder: RunFolder, driver: Driver | None, state: State) -> CampaignS
         counts={name: manifest["counts"][name] for name in folder.prototypes},
         shards=len(shards),
         order=RankBy(manifest.get("ranked_by", RankBy.P_STABLE)),
+        keep_top=folder.keep_top,
     )
     tracker.set_driver(driver)
     try:
@@ -705,7 +716,7 @@ def _add_up(folder: RunFolder, driver: Driver | None, state: State) -> CampaignS
             "campaign anew in another folder"
         ) from error
     runs = manifest.get("runs", [])
-    elapsed = max(0.0, runs[-1]["wall_seconds"]) if runs else None
+    elapsed = max(0.0, sum(run["wall_seconds"] for run in runs)) if runs else None
     return status.model_copy(
         update={"elapsed_seconds": elapsed, "candidates_per_second": None, "seconds_left": None}
     )

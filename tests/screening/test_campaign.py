@@ -539,3 +539,27 @@ def test_a_performance_report_needs_dask(
     assert done.exit_code == 2
     assert "--workers 0 works without Dask" in done.stderr
     assert not (tmp_path / "a").exists()
+
+
+def test_what_is_kept_and_dropped_adds_up_over_shards(
+    screening: Program, arguments: list[str], tmp_path: Path
+) -> None:
+    out = tmp_path / "a"
+    call = [*many_shards(arguments, out), "--keep-top", "3", "--competitors", "none"]
+    done = screening(*call)
+    assert done.exit_code == 0, done.output
+    manifest = RunFolder.open(out).manifest
+    total = manifest["counts"]["total"]
+    assert manifest["rows"]["scored"] == 3
+    assert manifest["dropped"] == total - 3
+    assert f"{total:,} candidates were scored and the best 3 are kept" in done.stderr
+    told = json.loads(screening("status", out, "--json").stdout)
+    assert (told["scored"], told["dropped"]) == (total, total - 3)
+    counts = json.loads(screening("show", out, "--json").stdout)["counts"]
+    assert (counts["below_hull"], counts["probable"]) == (None, None)
+    same = screening("show", out, "--rank-by", "formation_enthalpy")
+    assert "others may be better" not in same.stderr
+    other = screening("show", out, "--rank-by", "energy_above_hull")
+    assert "by energy_above_hull others may be better" in other.stderr
+    assert "no hull was computed" in other.stderr
+    assert other.stdout == same.stdout
