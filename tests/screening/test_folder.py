@@ -131,14 +131,13 @@ def test_leftovers_of_killed_writers_are_removed(tmp_path: Path) -> None:
     assert not any(leftover.exists() for leftover in leftovers)
 
 
-def test_a_folder_in_use_is_refused_and_left_alone(tmp_path: Path) -> None:
+def test_a_folder_in_use_is_refused_left_alone_and_cleared_at_the_end(tmp_path: Path) -> None:
     with RunFolder.claim(tmp_path, IDENTITY, pytest.fail):
         being_written = tmp_path / "shards" / ".00000.parquet.abcd.tmp"
         being_written.write_text("x")
         with pytest.raises(FolderInUseError):
             claim(tmp_path)
         assert being_written.exists()
-    claim(tmp_path)
     assert not being_written.exists()
 
 
