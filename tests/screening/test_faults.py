@@ -534,6 +534,7 @@ def test_disk_full_on_a_small_file_system(bench: Bench, out: Path, workers: int)
 
 
 JUMPING_CLOCK = """
+import os
 import time
 
 SPAN = 400 * 86_400.0
@@ -541,28 +542,38 @@ real, begun = time.time, time.monotonic()
 
 
 def jumping():
-    return real() + (0.0, SPAN, -SPAN)[int(time.monotonic() - begun) % 3]
+    phase = int((time.monotonic() - begun) / float(os.environ["SCREENING_TEST_SECONDS"]))
+    return real() + (0.0, SPAN, -SPAN)[phase % 3]
 
 
 time.time = jumping
 time.time_ns = lambda: int(jumping() * 1e9)
 """
-"""A clock that changes by a year each second, forwards and backwards; Python loads it at start."""
+"""A clock that leaps more than a year every few seconds, to and fro; Python loads it at start."""
 
 
-@pytest.mark.parametrize("workers", [0, 1])
-def test_clock_that_jumps(bench: Bench, out: Path, tmp_path: Path, workers: int) -> None:
+@pytest.mark.parametrize(("workers", "seconds"), [(0, 1), (1, 8)])
+def test_clock_that_jumps(
+    bench: Bench,
+    out: Path,
+    tmp_path: Path,
+    workers: int,
+    seconds: int,
+    suffering: Callable[..., dict[str, str]],
+) -> None:
     (tmp_path / "sitecustomize.py").write_text(JUMPING_CLOCK)
     paths = os.pathsep.join(filter(None, [str(tmp_path), os.environ.get("PYTHONPATH")]))
-    with bench.run(out, "--workers", workers, PYTHONPATH=paths) as run:
+    clock = {"PYTHONPATH": paths, "SCREENING_TEST_SECONDS": str(seconds), **suffering(pace=0.2)}
+    options = ("--workers", workers, "--attempts", 6)
+    with bench.run(out, *options, **clock) as run:
         run.wait_until(lambda: finished(out) >= 5)
         run.kill()
+    year = 365 * 86_400.0
     for number, path in enumerate(sorted(out.glob("shards/*"))):
-        year = 365 * 86_400.0
         when = time.time() + (year if number % 2 else -year) * 9
         os.utime(path, (when, when))
     kept = {path: path.stat().st_mtime_ns for path in out.glob("shards/*.json")}
-    with bench.run(out, "--workers", workers, PYTHONPATH=paths) as run:
+    with bench.run(out, *options, **clock) as run:
         run.wait()
     assert {path: path.stat().st_mtime_ns for path in kept} == kept, "finished shards were redone"
     assert_undisturbed(bench, out)
