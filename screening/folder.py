@@ -273,7 +273,6 @@ class RunFolder:
                 )
             yield folder
             folder._clear_leftovers()  # of workers that were killed while writing
-            folder._clear_leftovers()  # of workers that were killed while writing
 
     def _compare_identity(self, identity: Mapping[str, Any]) -> str | None:
         """Check that a campaign may write here.
