@@ -173,6 +173,7 @@ def _make_local_cluster(
     common = {
         **place,
         "nthreads": 1,
+        "preload": ["screening.cluster.interrupts"],
         "memory_limit": limit,
         "local_directory": _text(settings.local_directory),
         "dashboard": False,
