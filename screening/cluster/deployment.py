@@ -388,7 +388,10 @@ def _text(path: object) -> str | None:
 
 def _import_extra(module: str, extra: str, kind: ClusterType) -> Any:
     try:
-        return importlib.import_module(module)
+        with (
+            _interrupts_left_to_this_process()
+        ):  # dask_jobqueue takes Ctrl-C over where it is imported
+            return importlib.import_module(module)
     except ImportError as error:
         package = module.replace("_", "-")
         raise ConfigurationError(

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -19,6 +20,10 @@ from screening.cluster.tasks import map_tasks
 from screening.cluster_settings import ClusterSettings
 from screening.errors import ConfigurationError
 from screening.local_tasks import Done
+
+needs_jobqueue = pytest.mark.skipif(
+    find_spec("dask_jobqueue") is None, reason="dask-jobqueue is not installed"
+)
 
 PATIENCE = 120
 """Seconds after which a test says that something never happened."""
@@ -268,6 +273,7 @@ ASKED = {
 }
 
 
+@needs_jobqueue
 @pytest.mark.parametrize(
     ("kind", "header", "gpu_header"),
     [
@@ -291,7 +297,6 @@ ASKED = {
 def test_job_scripts_ask_for_what_the_table_says(
     kind: str, header: list[str], gpu_header: list[str], batch_system: Path
 ) -> None:
-    pytest.importorskip("dask_jobqueue")
     (batch_system / "refuses").touch()
     sign = {"slurm": "#SBATCH", "pbs": "#PBS", "lsf": "#BSUB"}[kind]
     with deployment.make_batch_cluster(batch(kind, **ASKED), Security()) as cluster:
@@ -317,8 +322,8 @@ def test_job_scripts_ask_for_what_the_table_says(
     assert "--resources GPU=1" in script[-1]
 
 
+@needs_jobqueue
 def test_jobs_come_to_work_and_are_cancelled_at_the_end(batch_system: Path) -> None:
-    pytest.importorskip("dask_jobqueue")
     said: list[str] = []
     settings = batch("slurm", gpus=1, cores=2, memory="2GB", prologue=("export A=b",))
     with connect(settings, said.append) as client:
@@ -335,8 +340,8 @@ def test_jobs_come_to_work_and_are_cancelled_at_the_end(batch_system: Path) -> N
     assert said[1].startswith("jobs are submitted; waiting for the first")
 
 
+@needs_jobqueue
 def test_a_job_that_the_batch_system_refuses_is_an_error(batch_system: Path) -> None:
-    pytest.importorskip("dask_jobqueue")
     (batch_system / "refuses").touch()
     with (
         pytest.raises(ConfigurationError, match="refuses the job: error: invalid partition spec"),
@@ -345,10 +350,10 @@ def test_a_job_that_the_batch_system_refuses_is_an_error(batch_system: Path) -> 
         raise AssertionError("connected to nothing")
 
 
+@needs_jobqueue
 def test_a_batch_system_that_is_not_here_is_named(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    pytest.importorskip("dask_jobqueue")
     monkeypatch.setenv("PATH", str(tmp_path))
     with (
         pytest.raises(ConfigurationError, match="submits jobs with qsub, which is not on this"),
@@ -357,8 +362,8 @@ def test_a_batch_system_that_is_not_here_is_named(
         raise AssertionError("connected to nothing")
 
 
+@needs_jobqueue
 def test_an_interface_that_is_not_here_is_named(batch_system: Path) -> None:
-    pytest.importorskip("dask_jobqueue")
     with (
         pytest.raises(ConfigurationError, match=r"cannot be used: .*'ib7' is not a valid"),
         connect(batch("slurm", interface="ib7"), lambda sentence: None),
@@ -401,3 +406,14 @@ def test_dask_cuda_starts_a_worker_for_each_gpu() -> None:
     with connect(settings, pytest.fail) as client:
         workers = client.scheduler_info(n_workers=-1)["workers"].values()
     assert [each["resources"] for each in workers] == [{"GPU": 1}] * torch.cuda.device_count()
+
+
+@needs_jobqueue
+def test_importing_dask_jobqueue_leaves_ctrl_c_to_this_program() -> None:
+    program = (
+        "import signal\n"
+        "from screening.cluster.deployment import _import_extra\n"
+        "_import_extra('dask_jobqueue', 'jobqueue', 'slurm')\n"
+        "assert signal.getsignal(signal.SIGINT) is signal.default_int_handler\n"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)

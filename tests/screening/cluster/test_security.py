@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
 import dask
@@ -27,6 +28,11 @@ PATIENCE = 120
 ANYWHERE = "127.0.0.1:0"
 
 pytestmark = pytest.mark.skipif(shutil.which("openssl") is None, reason="there is no openssl here")
+
+
+needs_jobqueue = pytest.mark.skipif(
+    find_spec("dask_jobqueue") is None, reason="dask-jobqueue is not installed"
+)
 
 
 def make_certificates(folder: Path) -> TlsSettings:
@@ -147,10 +153,10 @@ def test_local_workers_can_be_encrypted_too(tls: TlsSettings) -> None:
         assert_refused(stranger, "is encrypted; name the certificates")
 
 
+@needs_jobqueue
 def test_jobs_are_told_where_the_certificates_are(
     tls: TlsSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pytest.importorskip("dask_jobqueue")
     submit = tmp_path / "sbatch"
     submit.write_text("#!/bin/sh\nexit 1\n")
     submit.chmod(0o755)
