@@ -173,7 +173,7 @@ def _make_local_cluster(
     common = {
         **place,
         "nthreads": 1,
-        "preload": ["screening.cluster.interrupts"],
+        "preload": _list_preloads(),
         "memory_limit": limit,
         "local_directory": _text(settings.local_directory),
         "dashboard": False,
@@ -191,6 +191,13 @@ def _make_local_cluster(
         security=security,
         silence_logs=logging.CRITICAL,
     )
+
+
+def _list_preloads() -> list[str]:
+    """Return what workers load first: what Dask's configuration names, and our own."""
+    configured = dask.config.get("distributed.worker.preload", default=None) or []
+    named = [configured] if isinstance(configured, str) else list(configured)
+    return [*named, "screening.cluster.interrupts"]
 
 
 def _make_cuda_cluster(settings: ClusterSettings, security: Security) -> SpecCluster:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import faulthandler
 import gc
+import importlib
 import json
 import os
 import resource
@@ -185,6 +186,7 @@ def main(reader: str, seeds: Path, work: Path, first: int, last: int) -> None:
         os.chdir(place)
         random = Random(f"{reader} {number}")
         if number == first:  # what is imported late is no fault of the first case
+            importlib.import_module("matplotlib.figure")
             with contextlib.suppress(Exception):
                 prepare(Random(0), seeds, place)()
             spare = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
