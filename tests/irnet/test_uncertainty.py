@@ -171,7 +171,8 @@ def test_reference_saved_and_loaded(reference: TrainingReference, tmp_path: Path
         ({}, {"unit": 0.0}, "unit is 0.0"),
         ({"mean": torch.zeros(3)}, {}, "mean has shape"),
         ({"projection": torch.full((8, 8), torch.nan)}, {}, "projection holds values"),
-        ({"points": torch.zeros(0, 8)}, {}, "points has shape"),
+        ({"points": torch.zeros(0, 8).half()}, {}, "points has shape"),
+        ({"points": torch.zeros(9, 8)}, {}, "points is float32, expected float16"),
         ({"projection": torch.zeros(8)}, {}, "do not fit"),
     ],
 )
@@ -503,7 +504,8 @@ def test_damaged_files(uncertainty: Uncertainty, tmp_path: Path) -> None:
     [
         ({}, {"format": 2}, "format 2, this version reads 1"),
         ({"points": None}, {}, "points"),
-        ({"points": torch.zeros(3, 3)}, {}, "points has shape"),
+        ({"points": torch.zeros(3, 3).half()}, {}, "points has shape"),
+        ({"points": torch.zeros(3, 3)}, {}, "points is float32, expected float16"),
         ({"value": torch.full((150, 8), torch.inf)}, {}, "value holds values"),
         ({"column": torch.full((150, 7), 99, dtype=torch.int16)}, {}, "does not exist"),
         ({"edges": torch.tensor([2.0, 1.0])}, {}, "edges"),

@@ -34,24 +34,28 @@ MakeReceipt = Callable[..., Receipt]
 PATIENCE = 120
 """Seconds after which a test says that something never happened."""
 
-SHARDS = 49
+SHARDS = 192
+"""Enough that a campaign is still running when it is told to stop, on any machine."""
 
 
 @pytest.fixture
 def campaign(tiny_model: Path, tmp_path: Path) -> list[str]:
     """Arguments of a campaign that takes seconds, in many shards."""
-    call = ["run", "--prototype", "cubic_perovskite", "--elements", "Li,Na,K,Mg,Ca,O,F"]
+    call = ["run", "--prototype", "cubic_perovskite"]
+    call += ["--elements", "Li,Na,K,Rb,Mg,Ca,Ti,Fe,Al,O,S,F"]
     call += ["--model", str(tiny_model), "--competitors", "none", "--workers", "0"]
-    return [*call, "--out", str(tmp_path / "runs" / "first"), "--shard-size", "7"]
+    return [*call, "--out", str(tmp_path / "runs" / "first"), "--shard-size", "9"]
 
 
 @contextmanager
 def start(arguments: list[str], **options: Any) -> Iterator[subprocess.Popen[str]]:
+    """Start the program as in a shell that can draw, whatever the tests were started from."""
+    environment = {name: value for name, value in os.environ.items() if name != "NO_COLOR"}
     process = subprocess.Popen(
         [sys.executable, "-m", "screening", *arguments],
         text=True,
         cwd=Path(package.__file__).parent.parent,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        env=environment | {"OMP_NUM_THREADS": "1", "TERM": "xterm"},
         **{"stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | options,
     )
     try:
@@ -156,11 +160,8 @@ def running(
     evil = "\x1b]0;title\x07[red]B2\x9b31m\u202e"
     best = dict.fromkeys(BEST_COLUMNS) | {"prototype": evil, "candidate": 1, "formula": "[b]MgO"}
     tracker = StatusTracker(campaign="first", counts={evil: 100}, shards=10, order=RankBy.P_STABLE)
-    with (
-        locked(folder, pytest.fail),
-        StatusWriter(folder, tracker, pytest.fail, seconds=0.05) as writer,
-    ):
-        receipt = make_receipt(
+    tracker.add(
+        make_receipt(
             Shard(0, evil, 0, 10),
             failed=2,
             reasons={"[bold]\x1b[31mno radius\r\n": 2},
@@ -170,8 +171,12 @@ def running(
             device="cpu\x08",
             seconds={"irnet": 1.0},
         )
-        tracker.add(receipt)
-        tracker.add_lost(1, f"it {evil}\ndied", 10)
+    )
+    tracker.add_lost(1, f"it {evil}\ndied", 10)
+    with (
+        locked(folder, pytest.fail),
+        StatusWriter(folder, tracker, pytest.fail, seconds=0.05) as writer,
+    ):
         yield writer
 
 

@@ -35,7 +35,11 @@ def test_echo_writes_to_both_streams(capsys: pytest.CaptureFixture[str]) -> None
     assert capsys.readouterr() == ("a\\u001b[2J\n", "b\\u202e\n")
 
 
-def test_a_drawn_table_has_the_colours_of_its_console_alone() -> None:
+def test_a_drawn_table_has_the_colours_of_its_console_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    monkeypatch.setenv("TERM", "xterm")
     console = PrintableConsole(force_terminal=True, width=60, color_system="standard", markup=False)
     table = Table(title="\x1b[2Jtitle")
     table.add_column("\x1b]0;x\x07", style="red")
