@@ -22,13 +22,16 @@ if TYPE_CHECKING:
         IRNetError,
         ModelFileError,
         RecipeError,
+        TrainingDivergedError,
     )
     from .forest import Forest, fit_forest
     from .network import Network, count_parameters
     from .recipe import RECIPES, Recipe, find_recipe
     from .reference import TrainingReference
-    from .scorer import Prediction, Scorer
-    from .training import Progress, TrainingDivergedError, train_ensemble
+    from .rows import encode_classes
+    from .scorer import Classification, Prediction, Scorer
+    from .trainee import Progress
+    from .training import train_ensemble
     from .uncertainty import Assessment, Uncertainty
 
 _HOMES = {
@@ -37,6 +40,7 @@ _HOMES = {
     "ArchitectureError": "errors",
     "Assessment": "uncertainty",
     "CheckpointError": "errors",
+    "Classification": "scorer",
     "DataError": "errors",
     "DeviceError": "errors",
     "Ensemble": "ensemble",
@@ -47,15 +51,16 @@ _HOMES = {
     "ModelFileError": "errors",
     "Network": "network",
     "Prediction": "scorer",
-    "Progress": "training",
+    "Progress": "trainee",
     "RECIPES": "recipe",
     "Recipe": "recipe",
     "RecipeError": "errors",
     "Scorer": "scorer",
-    "TrainingDivergedError": "training",
+    "TrainingDivergedError": "errors",
     "TrainingReference": "reference",
     "Uncertainty": "uncertainty",
     "count_parameters": "network",
+    "encode_classes": "rows",
     "find_recipe": "recipe",
     "fit_forest": "forest",
     "train_ensemble": "training",
@@ -68,6 +73,7 @@ __all__ = [
     "ArchitectureError",
     "Assessment",
     "CheckpointError",
+    "Classification",
     "DataError",
     "DeviceError",
     "Ensemble",
@@ -86,6 +92,7 @@ __all__ = [
     "TrainingReference",
     "Uncertainty",
     "count_parameters",
+    "encode_classes",
     "find_recipe",
     "fit_forest",
     "metrics",

@@ -8,12 +8,19 @@ A network is written as blocks joined by ``-``; a block is ``<width><letters>x<c
 * ``1024BAx4``: no shortcut: a plain network (3.1).
 * ``B`` is batch norm and ``A`` the activation (ReLU); ``AB`` puts batch norm after it. ``D`` among
   the first letters is dropout after every layer, after the count it is dropout after the block.
+* ``1024ARx2P2``: two parallel copies of ``1024ARx2``, whose outputs are added (branches of BRNet,
+  Gupta et al. 2023).
 * The last block is a bare ``1``: the linear output of the regression.
 
 A shortcut is the identity where widths match and a linear projection where they do not; it is
 added after the activation. The three depths of the paper (Table 1) have names: ``irnet-17``,
 ``srnet-24``, ``plain-48`` and so on. The "FC1024" in the 256 row of its 48-layer IRNet is read as
-the misprint that it is.
+the misprint that it is. ``brnet`` is the branched network of Gupta et al., "Improving deep learning
+model performance under parametric constraints for materials informatics applications" (Scientific
+Reports 13, 9128, 2023), with the layers of its published code.
+
+Which function the activation is stands beside the string: the reference implementation chooses it
+in its settings, for all layers at once.
 """
 
 from __future__ import annotations
@@ -46,7 +53,11 @@ ARCHITECTURES: dict[str, str] = {
     for kind, pattern in _PATTERNS.items()
     for depth, blocks in _DEPTHS.items()
 }
-"""Named architectures of the paper's Table 1: name -> architecture string."""
+"""Named architectures: those of the paper's Table 1, and BRNet."""
+ARCHITECTURES["brnet"] = "1024ARx2P2-512ARx3-256ARx3-128ARx3-64ARx2-32ARx1-1"
+
+ACTIVATIONS = ("relu", "tanh", "sigmoid", "leaky_relu")
+"""What an ``A`` may stand for. The first three are those of the paper's search (section 4)."""
 
 MOST_LAYERS = 1000
 """Hidden layers of a network; the paper's deepest has 47."""
@@ -58,7 +69,8 @@ _DIGITS = 9
 """Longest width or count that is read as a number at all."""
 
 _BLOCK = re.compile(
-    r"(?P<width>\d+)(?P<letters>[A-Za-wyz]*)(?:x(?P<count>\d+)(?P<after>[A-Za-z]*))?"
+    r"(?P<width>\d+)(?P<letters>[A-Za-wyz]*)"
+    r"(?:x(?P<count>\d+)(?P<after>[A-OQ-Za-z]*)(?:P(?P<branches>\d+))?)?"
 )
 
 
@@ -72,6 +84,7 @@ class Block:
         norm: Where batch norm stands: "before" or "after" the activation, or "none".
         shortcut: "layer" (IRNet), "block" (SRNet) or "none" (plain).
         dropout: After every "layer", after the "block", or "none".
+        branches: Parallel copies, each with weights of its own, whose outputs are added.
     """
 
     width: int
@@ -79,12 +92,14 @@ class Block:
     norm: str
     shortcut: str
     dropout: str
+    branches: int = 1
 
     def __str__(self) -> str:
         """Return the block as it is written in an architecture string."""
         letters = {"before": "BA", "after": "AB", "none": "A"}[self.norm]
         letters += "R" * (self.shortcut == "layer") + "D" * (self.dropout == "layer")
         after = "R" * (self.shortcut == "block") + "D" * (self.dropout == "block")
+        after += f"P{self.branches}" if self.branches > 1 else ""
         return f"{self.width}{letters}x{self.count}{after}"
 
 
@@ -94,23 +109,32 @@ class Architecture:
 
     Attributes:
         blocks: The hidden blocks in order.
+        activation: One of `ACTIVATIONS`; the output layer has none.
     """
 
     blocks: tuple[Block, ...]
+    activation: str = "relu"
 
     @classmethod
-    def parse(cls, text: str) -> Architecture:
+    def parse(cls, text: str, activation: str = "relu") -> Architecture:
         """Read a name of `ARCHITECTURES` or an architecture string.
 
         Args:
             text: For example ``"irnet-17"`` or ``"64BARx2-32BARx1-1"``.
+            activation: One of `ACTIVATIONS`.
 
         Returns:
-            The architecture; ``str()`` of it is its normalised string.
+            The architecture; ``str()`` of it is its normalised string, without the activation.
 
         Raises:
-            ArchitectureError: Says which block is wrong and why.
+            ArchitectureError: Says which block is wrong and why, or that there is no such
+                activation.
         """
+        if activation not in ACTIVATIONS:
+            raise ArchitectureError(
+                f"activation {activation!r} is none of {', '.join(ACTIVATIONS)}"
+                f"{nearest(activation, ACTIVATIONS)}"
+            )
         given = text.strip()
         known = ARCHITECTURES.get(given.lower())
         if known is not None:
@@ -130,20 +154,20 @@ class Architecture:
         blocks = tuple(_parse_block(part, i, text) for i, part in enumerate(hidden, start=1))
         inputs = (0, *(block.width for block in blocks))
         weights = sum(
-            block.width * (before + block.width * (block.count - 1))
+            block.width * (before + block.width * (block.count - 1)) * block.branches
             for before, block in zip(inputs, blocks, strict=False)
         )
-        layers = sum(block.count for block in blocks)
+        layers = sum(block.count * block.branches for block in blocks)
         if weights > MOST_WEIGHTS or layers > MOST_LAYERS:
             raise ArchitectureError(
                 f"architecture {text!r} has {layers:,} layers with {weights:,} weights; at most "
                 f"{MOST_LAYERS:,} layers and {MOST_WEIGHTS:,} weights make sense here"
             )
-        return cls(blocks)
+        return cls(blocks, activation)
 
     @property
     def depth(self) -> int:
-        """Number of fully connected layers on the main path, the output counted."""
+        """Number of fully connected layers on the way through, the output counted."""
         return 1 + sum(block.count for block in self.blocks)
 
     @property
@@ -158,7 +182,8 @@ class Architecture:
             inputs: Number of features.
 
         Returns:
-            One pair per fully connected layer, the output layer last.
+            One pair per fully connected layer, the output layer last; of parallel branches those
+            of one.
         """
         widths = [inputs] + [b.width for b in self.blocks for _ in range(b.count)] + [1]
         return tuple(itertools.pairwise(widths))
@@ -175,8 +200,9 @@ def _parse_block(part: str, place: int, text: str) -> Block:
         raise ArchitectureError(
             f"{where} is not <width><letters>x<count><letters>, such as 1024BARx4 or 1024BAx4R"
         )
-    if max(len(match["width"]), len(match["count"] or "")) > _DIGITS:
-        raise ArchitectureError(f"{where}: width or count has more than {_DIGITS} digits")
+    numbers = [match[name] or "1" for name in ("width", "count", "branches")]
+    if max(map(len, numbers)) > _DIGITS:
+        raise ArchitectureError(f"{where}: a number has more than {_DIGITS} digits")
     letters, after = match["letters"], match["after"] or ""
     for allowed, found, side in (("BARD", letters, "before x"), ("RD", after, "after the count")):
         for letter in found:
@@ -196,9 +222,9 @@ def _parse_block(part: str, place: int, text: str) -> Block:
             raise ArchitectureError(
                 f"{where} asks for {word} per layer and per block: keep one of the two {letter}"
             )
-    width, count = int(match["width"]), int(match["count"] or 1)
-    if width < 1 or count < 1:
-        raise ArchitectureError(f"{where}: width and count must be at least 1")
+    width, count, branches = map(int, numbers)
+    if min(width, count, branches) < 1:
+        raise ArchitectureError(f"{where}: width, count and branches must be at least 1")
     norm = "none"
     if "B" in letters:
         norm = "before" if letters.index("B") < letters.index("A") else "after"
@@ -208,4 +234,5 @@ def _parse_block(part: str, place: int, text: str) -> Block:
         norm=norm,
         shortcut="layer" if "R" in letters else "block" if "R" in after else "none",
         dropout="layer" if "D" in letters else "block" if "D" in after else "none",
+        branches=branches,
     )

@@ -11,7 +11,13 @@ import torch
 from torch import Tensor
 
 from .architecture import Architecture
-from .errors import EmptyEnsembleError, IRNetError, ModelFileError, check_feature_names
+from .errors import (
+    DataError,
+    EmptyEnsembleError,
+    IRNetError,
+    ModelFileError,
+    check_feature_names,
+)
 from .network import Network, network_of
 from .scaling import Scaling
 from .scorer import Scorer
@@ -40,6 +46,7 @@ class Member:
         scaling: Scaling of its inputs and target.
         state: float32 weights by name.
         record: How it was trained: seed, recipe, history per epoch, rows, data hash, time.
+        classes: Names of the classes of a classification; empty for a regression.
     """
 
     architecture: Architecture
@@ -47,11 +54,13 @@ class Member:
     scaling: Scaling
     state: Mapping[str, Tensor] = field(repr=False)
     record: Mapping[str, Any] = field(repr=False)
+    classes: tuple[str, ...] = ()
 
     @property
     def network(self) -> Network:
-        """The network in evaluation mode; it reads scaled inputs and gives scaled targets."""
-        return network_of(self.architecture, len(self.feature_names), self.state)
+        """The network in evaluation mode: scaled inputs to scaled targets, or to logits."""
+        outputs = max(1, len(self.classes))
+        return network_of(self.architecture, len(self.feature_names), self.state, outputs)
 
     def save(self, path: Path | str, precision: str = "fp32") -> None:
         """Write the member into one safetensors file, atomically.
@@ -69,6 +78,8 @@ class Member:
             "kind": _MEMBER,
             "format": _FORMAT,
             "architecture": str(self.architecture),
+            "activation": self.architecture.activation,
+            "classes": list(self.classes),
             "feature_names": list(self.feature_names),
             "clip": scaling.clip,
             "target_mean": scaling.target_mean,
@@ -106,11 +117,15 @@ class Member:
                 target_std=float(header["target_std"]),
             )
             member = cls(
-                architecture=Architecture.parse(str(header["architecture"])),
+                # files of before there was a choice say neither
+                architecture=Architecture.parse(
+                    str(header["architecture"]), str(header.get("activation", "relu"))
+                ),
                 feature_names=tuple(map(str, header["feature_names"])),
                 scaling=scaling,
                 state=decompress(tensors),
                 record=dict(header["record"]),
+                classes=tuple(map(str, header.get("classes", ()))),
             )
             member._check()
         except (IndexError, KeyError, OverflowError, TypeError, RuntimeError, ValueError) as error:
@@ -143,16 +158,27 @@ class Ensemble:
         Raises:
             EmptyEnsembleError: Without members.
             FeatureMismatchError: If members were trained on different columns.
+            DataError: If they predict different classes.
         """
         if not self.members:
             raise EmptyEnsembleError("an ensemble needs at least one member; train one first")
         for number, member in enumerate(self.members[1:], start=1):
             check_feature_names(self.feature_names, member.feature_names, f"member {number}")
+            if member.classes != self.classes:
+                raise DataError(
+                    f"member {number} predicts {_describe(member.classes)}, but member 0 "
+                    f"{_describe(self.classes)}; an ensemble's members predict the same"
+                )
 
     @property
     def feature_names(self) -> tuple[str, ...]:
         """Columns that the members were trained on, in order."""
         return self.members[0].feature_names
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the classes of a classification; empty for a regression."""
+        return self.members[0].classes
 
     def check_features(self, names: Sequence[str]) -> None:
         """Compare a table's columns with the ensemble's own.
@@ -256,3 +282,7 @@ class Ensemble:
             raise
         except IRNetError as error:
             raise ModelFileError(f"{folder}: members do not belong together: {error}") from error
+
+
+def _describe(classes: Sequence[str]) -> str:
+    return f"the classes {', '.join(classes)}" if classes else "numbers"

@@ -38,6 +38,10 @@ class CheckpointError(IRNetError, RuntimeError):
     """A checkpoint folder belongs to another training."""
 
 
+class TrainingDivergedError(IRNetError, ArithmeticError):
+    """The loss became infinite or NaN."""
+
+
 class EmptyEnsembleError(IRNetError, ValueError):
     """An ensemble without members cannot be made."""
 

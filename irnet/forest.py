@@ -26,8 +26,8 @@ from torch import Tensor
 
 from .errors import DataError, ModelFileError, check_feature_names
 from .metrics import mae
+from .rows import check_data, hash_data, split_rows
 from .storage import read_tensors, write_tensors
-from .training import check_data, hash_data, split_rows
 
 _KIND = "an irnet random forest"
 _FORMAT = 1

@@ -8,17 +8,41 @@ never see each other; what a stack computes for one of them is what that member 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from .architecture import Architecture
+from .architecture import Architecture, Block
 
 _MOMENTUM = 0.1  # of running statistics, as in nn.BatchNorm1d
 _EPSILON = 1e-5
+
+LEAKY_SLOPE = 0.3
+"""Of the leaky ReLU below zero: that of Keras, with which BRNet was published."""
+
+
+def activate_in_place(name: str) -> Callable[[Tensor], Tensor]:
+    """Return an activation that may overwrite what it is given.
+
+    Args:
+        name: One of `irnet.architecture.ACTIVATIONS`.
+    """
+    return {
+        "relu": torch.relu_,
+        "tanh": torch.tanh_,
+        "sigmoid": torch.sigmoid_,
+        "leaky_relu": lambda x: functional.leaky_relu_(x, LEAKY_SLOPE),
+    }[name]
+
+
+def _activate(name: str, x: Tensor) -> Tensor:
+    if name == "leaky_relu":
+        return functional.leaky_relu(x, LEAKY_SLOPE)
+    activated: Tensor = getattr(torch, name)(x)
+    return activated
 
 
 @dataclass(eq=False)
@@ -176,6 +200,7 @@ class Layer(nn.Module):
     Args:
         inputs: Width of the input.
         outputs: Width of the output.
+        activation: One of `irnet.architecture.ACTIVATIONS`.
         norm: "before" or "after" the activation, or "none".
         shortcut: Whether the input (or its projection) is added to the activated output.
         members: Number of members of a stack, or None for one network.
@@ -186,12 +211,14 @@ class Layer(nn.Module):
         self,
         inputs: int,
         outputs: int,
+        activation: str,
         norm: str,
         shortcut: bool,
         members: int | None,
         batch: Batch,
     ) -> None:
         super().__init__()
+        self.activation = activation
         self.linear = _linear(members, inputs, outputs)
         self.norm: nn.BatchNorm1d | StackedNorm | None = None
         if norm != "none":
@@ -209,7 +236,7 @@ class Layer(nn.Module):
         y: Tensor = self.linear(x)
         if self.norm is not None and self.norm_first:
             y = self.norm(y)
-        y = torch.relu(y)
+        y = _activate(self.activation, y)
         if self.norm is not None and not self.norm_first:
             y = self.norm(y)
         if self.shortcut:
@@ -261,14 +288,35 @@ class Stage(nn.Module):
         return dropped
 
 
+class Branches(nn.Module):
+    """Parallel copies of a block, whose outputs are added.
+
+    Args:
+        branches: At least two, of equal widths.
+    """
+
+    def __init__(self, branches: list[Stage]) -> None:
+        super().__init__()
+        self.branches = nn.ModuleList(branches)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (n, inputs) to (n, width), or with an axis of members in front of both."""
+        first, *others = self.branches
+        y: Tensor = first(x)
+        for branch in others:
+            y = y + branch(x)
+        return y
+
+
 class Network(nn.Module):
-    """A regression network of fully connected layers with one output, or a stack of them.
+    """A network of fully connected layers, or a stack of them.
 
     Args:
         architecture: What to build.
         inputs: Number of features.
         dropout: Probability wherever the architecture has a ``D``.
         members: Number of members of a stack, or None for one network.
+        outputs: 1 for a regression; for a classification the number of classes.
 
     Attributes:
         batch: What its layers must know of the rows at hand in training.
@@ -280,65 +328,83 @@ class Network(nn.Module):
         inputs: int,
         dropout: float = 0.0,
         members: int | None = None,
+        outputs: int = 1,
     ) -> None:
         super().__init__()
         self.architecture = architecture
         self.members = members
         self.batch = Batch()
-        stages = []
-        width = inputs
-        for block in architecture.blocks:
-            widths = [width] + [block.width] * block.count
+
+        def stage(inputs: int, block: Block) -> Stage:
+            widths = [inputs] + [block.width] * block.count
             layers = [
-                Layer(a, b, block.norm, block.shortcut == "layer", members, self.batch)
-                for a, b in itertools.pairwise(widths)
-            ]
-            stages.append(
-                Stage(
-                    width,
-                    layers,
-                    block.shortcut == "block",
-                    dropout if block.dropout == "layer" else 0.0,
-                    dropout if block.dropout == "block" else 0.0,
+                Layer(
+                    before,
+                    after,
+                    architecture.activation,
+                    block.norm,
+                    block.shortcut == "layer",
                     members,
                     self.batch,
                 )
+                for before, after in itertools.pairwise(widths)
+            ]
+            return Stage(
+                inputs,
+                layers,
+                block.shortcut == "block",
+                dropout if block.dropout == "layer" else 0.0,
+                dropout if block.dropout == "block" else 0.0,
+                members,
+                self.batch,
             )
+
+        stages: list[Stage | Branches] = []
+        width = inputs
+        for block in architecture.blocks:
+            copies = [stage(width, block) for _ in range(block.branches)]
+            stages.append(Branches(copies) if len(copies) > 1 else copies[0])
             width = block.width
         self.stages = nn.ModuleList(stages)
-        self.output = _linear(members, width, 1)
+        self.output = _linear(members, width, outputs)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map scaled features (n, inputs) to scaled targets (n,), float32.
+        """Map scaled features (n, inputs) to scaled targets (n,), or logits (n, classes), float32.
 
-        A stack maps (members, n, inputs) to (members, n).
+        A stack has an axis of members in front of both.
         """
         for stage in self.stages:
             x = stage(x)
         y: Tensor = self.output(x)
-        return y.squeeze(-1).float()
+        return (y.squeeze(-1) if y.shape[-1] == 1 else y).float()
 
     def leading_layers(self, count: int) -> list[nn.Module]:
         """Modules of the first hidden layers on the main path, with their shortcuts.
 
         Args:
-            count: How many layers; a shortcut around a block belongs to the block's last layer.
+            count: How many layers; a shortcut around a block belongs to the block's last layer, and
+            what is parallel counts once.
 
         Returns:
             The modules that hold the weights of these layers.
         """
         found: list[nn.Module] = []
-        for stage in self.stages:
-            assert isinstance(stage, Stage)
-            found += list(stage.layers)[: max(0, count)]
-            if count >= len(stage.layers) and stage.projection is not None:
-                found.append(stage.projection)
-            count -= len(stage.layers)
+        for stage, block in zip(self.stages, self.architecture.blocks, strict=True):
+            for branch in stage.branches if isinstance(stage, Branches) else [stage]:
+                assert isinstance(branch, Stage)
+                found += list(branch.layers)[: max(0, count)]
+                if count >= block.count and branch.projection is not None:
+                    found.append(branch.projection)
+            count -= block.count
         return found
 
 
 def new_network(
-    architecture: Architecture, inputs: int, dropout: float, generator: torch.Generator
+    architecture: Architecture,
+    inputs: int,
+    dropout: float,
+    generator: torch.Generator,
+    outputs: int = 1,
 ) -> Network:
     """Build a network with fresh weights drawn from one generator.
 
@@ -350,12 +416,13 @@ def new_network(
         inputs: Number of features.
         dropout: Probability wherever the architecture has a ``D``.
         generator: Source of all random numbers.
+        outputs: 1, or the number of classes.
 
     Returns:
         The network on the CPU, in training mode.
     """
     with torch.device("meta"):  # torch's own start would draw from its global generator
-        network = Network(architecture, inputs, dropout)
+        network = Network(architecture, inputs, dropout, outputs=outputs)
     network.to_empty(device="cpu")
     with torch.no_grad():
         for module in network.modules():
@@ -416,18 +483,21 @@ def count_parameters(architecture: Architecture | str, inputs: int) -> int:
     return sum(p.numel() for p in network.parameters())
 
 
-def network_of(architecture: Architecture, inputs: int, state: Mapping[str, Tensor]) -> Network:
+def network_of(
+    architecture: Architecture, inputs: int, state: Mapping[str, Tensor], outputs: int = 1
+) -> Network:
     """Build a network in evaluation mode that holds the given weights.
 
     Args:
         architecture: What to build.
         inputs: Number of features.
         state: Weights by name, as ``Network.state_dict()`` gives them.
+        outputs: 1, or the number of classes.
 
     Returns:
         The network, ``eval()`` called.
     """
     with torch.device("meta"):
-        network = Network(architecture, inputs)
+        network = Network(architecture, inputs, outputs=outputs)
     network.load_state_dict(dict(state), assign=True)
     return network.eval()

@@ -1,4 +1,4 @@
-"""The step of a training: clipping, Adam or AdamW, and a running average of the weights.
+"""The step of a training: clipping, the optimiser, and a running average of the weights.
 
 The weights of a network, or of a stack of them, lie side by side in a few float32 matrices with a
 row per member. On a CPU a step walks over them in blocks that stay in the cache, and does all that
@@ -21,6 +21,8 @@ from .recipe import Recipe
 _CPU_BLOCK = 1 << 18  # values; a float32 array of them is 1 MiB
 _BETAS = (0.9, 0.999)
 _EPSILON = 1e-8
+_MOMENTUM = 0.9  # of SGD
+_SMOOTHING = 0.99  # of RMSprop's mean square
 _NORM_FLOOR = 1e-6  # as in torch.nn.utils.clip_grad_norm_
 
 
@@ -141,7 +143,6 @@ class Optimizer:
     @torch.no_grad()
     def _apply(self, gradients: Sequence[Tensor], rate: float) -> None:
         recipe = self.recipe
-        adam = torch._fused_adamw_ if recipe.optimizer == "adamw" else torch._fused_adam_
         scale = self._clip_scale(gradients)
         self._steps += 1
         self._step += 1
@@ -151,21 +152,7 @@ class Optimizer:
                 weights, g = part.weights[block], gradient[block].float()
                 if scale is not None:
                     g.mul_(scale[block[0]])
-                adam(
-                    [weights],
-                    [g],
-                    [part.exp_avg[block]],
-                    [part.exp_avg_sq[block]],
-                    [],
-                    [self._step],
-                    lr=rate,
-                    beta1=_BETAS[0],
-                    beta2=_BETAS[1],
-                    weight_decay=recipe.weight_decay,
-                    eps=_EPSILON,
-                    amsgrad=False,
-                    maximize=False,
-                )
+                self._change(weights, g, part.exp_avg[block], part.exp_avg_sq[block], rate)
                 if part.working is not None:
                     part.working[block].copy_(weights)
                 if part.average is not None:
@@ -177,6 +164,36 @@ class Optimizer:
                 [self._buffers[name] for name in names],
                 newest,
             )
+
+    def _change(
+        self, weights: Tensor, gradient: Tensor, first: Tensor, second: Tensor, rate: float
+    ) -> None:
+        """Change a block of weights and the moments of its gradient in place."""
+        match self.recipe.optimizer:
+            case "sgd":
+                weights.add_(gradient, alpha=-rate)
+            case "momentum":
+                weights.add_(first.mul_(_MOMENTUM).add_(gradient), alpha=-rate)
+            case "rmsprop":
+                second.mul_(_SMOOTHING).addcmul_(gradient, gradient, value=1.0 - _SMOOTHING)
+                weights.addcdiv_(gradient, second.sqrt().add_(_EPSILON), value=-rate)
+            case optimizer:
+                adam = torch._fused_adamw_ if optimizer == "adamw" else torch._fused_adam_
+                adam(
+                    [weights],
+                    [gradient],
+                    [first],
+                    [second],
+                    [],
+                    [self._step],
+                    lr=rate,
+                    beta1=_BETAS[0],
+                    beta2=_BETAS[1],
+                    weight_decay=self.recipe.weight_decay,
+                    eps=_EPSILON,
+                    amsgrad=False,
+                    maximize=False,
+                )
 
     def _clip_scale(self, gradients: Sequence[Tensor]) -> Tensor | None:
         limit = self.recipe.gradient_clip

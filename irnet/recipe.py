@@ -5,32 +5,39 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
-from .architecture import Architecture
+from .architecture import ACTIVATIONS, Architecture
 from .errors import RecipeError, nearest
 
-OPTIMIZERS = ("adamw", "adam")
-SCHEDULES = ("one-cycle", "constant", "cosine", "step")
+OPTIMIZERS = ("adamw", "adam", "sgd", "momentum", "rmsprop")
+LOSSES = ("mae", "mse", "cross_entropy")
+SCHEDULES = ("one-cycle", "constant", "cosine", "step", "plateau")
 PRECISIONS = ("auto", "bf16", "fp32")
 AVERAGINGS = ("none", "ema")
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """How one member of an ensemble is trained; the loss is always the mean absolute error.
+    """How one member of an ensemble is trained.
 
     Attributes:
         name: Name of the recipe that this one was made from.
         architecture: Name or string of the network, see `irnet.architecture`.
+        activation: "relu", "tanh", "sigmoid" or "leaky_relu", of all hidden layers.
+        loss: "mae" (mean absolute error) or "mse" (mean squared error) of a regression, or
+            "cross_entropy" of a classification. The best epoch of a regression is that of the
+            lowest mean absolute error on the validation rows with either loss.
         epochs: Passes over the training rows, at most.
         batch_size: Rows per step, about: an epoch's rows are divided evenly into as many steps as
             there are full batches.
-        optimizer: "adamw" or "adam".
+        optimizer: "adamw", "adam", "sgd" (plain), "momentum" (SGD with momentum 0.9) or "rmsprop"
+            (smoothing 0.99), each as in torch.
         learning_rate: Constant rate, or the top of the one-cycle.
-        weight_decay: Decoupled weight decay of AdamW; must be 0 for Adam.
+        weight_decay: Decoupled weight decay of AdamW; must be 0 for the others.
         schedule: "one-cycle" (cosine up for 30 % of all steps from 1/25 of the top rate, then
             cosine down to nearly 0; Smith and Topin 2019), "constant", "cosine" (half a cosine from
-            `learning_rate` to 0 over all epochs) or "step" (times `decay_factor` after every
-            `decay_epochs`).
+            `learning_rate` to 0 over all epochs), "step" (times `decay_factor` after every
+            `decay_epochs`) or "plateau" (times `decay_factor` after `decay_epochs` without a better
+            validation error).
         gradient_clip: Largest norm of the whole gradient, or None.
         scale_inputs: Whether features are standardised with the training rows' mean and deviation.
         clip_sigma: Standardised features are clipped to this many deviations, or None.
@@ -51,12 +58,14 @@ class Recipe:
         averaging_decay: Of "ema"; over the first steps it is no more than
             (1 + step) / (10 + step), so that the initial weights are soon forgotten.
         input_noise: Standard deviation of Gaussian noise added to the scaled inputs in training.
-        decay_epochs: Epochs between two falls of the rate under the "step" schedule.
+        decay_epochs: Epochs before the rate falls under the "step" and "plateau" schedules.
         decay_factor: What the rate is then multiplied with.
     """
 
     name: str = "default"
     architecture: str = "irnet-17"
+    activation: str = "relu"
+    loss: str = "mae"
     epochs: int = 80
     batch_size: int = 512
     optimizer: str = "adamw"
@@ -86,6 +95,8 @@ class Recipe:
             ArchitectureError: If the architecture cannot be read.
         """
         for field, choices in (
+            ("activation", ACTIVATIONS),
+            ("loss", LOSSES),
             ("optimizer", OPTIMIZERS),
             ("schedule", SCHEDULES),
             ("precision", PRECISIONS),
@@ -97,7 +108,7 @@ class Recipe:
                     f"recipe {field} {value!r} is none of {', '.join(choices)}"
                     f"{nearest(str(value), choices)}"
                 )
-        hidden = Architecture.parse(self.architecture).depth - 1
+        hidden = self.layers.depth - 1
         for field, fine, rule in (
             ("epochs", self.epochs >= 1, "at least 1"),
             ("batch_size", self.batch_size >= 2, "at least 2 (batch norm needs two rows)"),
@@ -120,17 +131,30 @@ class Recipe:
         ):
             if not fine:
                 raise RecipeError(f"recipe {field} is {getattr(self, field)!r}, must be {rule}")
-        if self.optimizer == "adam" and self.weight_decay:
-            raise RecipeError("recipe weight_decay must be 0 with adam; use adamw to decay weights")
+        if self.optimizer != "adamw" and self.weight_decay:
+            raise RecipeError(
+                f"recipe weight_decay is {self.weight_decay}, must be 0 with {self.optimizer}; use "
+                "adamw to decay weights, or set weight_decay to 0"
+            )
         if self.clip_sigma is not None and not self.scale_inputs:
             raise RecipeError(
                 "recipe clip_sigma needs scale_inputs: unscaled inputs are not clipped"
             )
 
     @property
+    def layers(self) -> Architecture:
+        """The architecture, read."""
+        return Architecture.parse(self.architecture, self.activation)
+
+    @property
+    def metric(self) -> str:
+        """What is recorded of every epoch: "mae" or "cross_entropy"."""
+        return "cross_entropy" if self.loss == "cross_entropy" else "mae"
+
+    @property
     def frozen_depth(self) -> int:
         """Number of hidden layers that stay frozen, -1 counted out."""
-        hidden = Architecture.parse(self.architecture).depth - 1
+        hidden = self.layers.depth - 1
         return hidden if self.frozen_layers == -1 else self.frozen_layers
 
     def with_changes(self, **changes: Any) -> Recipe:
@@ -191,9 +215,23 @@ RECIPES: dict[str, Recipe] = {
         dropout=0.1,
     ),
 }
-"""Recipes by name. "paper" follows section 4 of Jha et al. 2019: Adam, 1e-4, batches of 64, mean
-absolute error, patience 200; it stops by patience, the 5,000 epochs are only a bound. Features and
-target go in unscaled, as in the paper's code; the validation rows are the member's own."""
+RECIPES["brnet"] = RECIPES["paper"].with_changes(
+    name="brnet", architecture="brnet", activation="leaky_relu", epochs=3000, batch_size=32
+)
+RECIPES["ibrnet"] = RECIPES["brnet"].with_changes(
+    name="ibrnet", schedule="plateau", decay_factor=0.5, decay_epochs=20, patience=60
+)
+"""Recipes by name.
+
+"paper" follows section 4 of Jha et al. 2019: Adam, 1e-4, batches of 64, mean absolute error,
+patience 200; it stops by patience, the 5,000 epochs are only a bound. Features and target go in
+unscaled, as in the paper's code; the validation rows are the member's own.
+
+"brnet" is BRNet as its code trains it (Gupta et al. 2023): no batch norm, leaky ReLU, two branches,
+batches of 32, at most 3,000 epochs. "ibrnet" adds what iBRNet (Gupta et al. 2024) is about, a rate
+that falls where the validation error stands still, before training stops; how fast it falls and
+after how many epochs is this package's choice.
+"""
 
 
 def find_recipe(name: str) -> Recipe:

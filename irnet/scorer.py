@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -13,10 +13,11 @@ from torch import Tensor
 
 from .device import choose_device, choose_dtype
 from .errors import DataError
+from .network import Branches, activate_in_place
 
 if TYPE_CHECKING:
     from .ensemble import Member
-    from .network import Layer
+    from .network import Layer, Stage
 
 _BLOCK_ROWS = {"cpu": 1024, "cuda": 16384}
 
@@ -42,6 +43,27 @@ class Prediction:
 
 
 @dataclass(frozen=True, eq=False)
+class Classification:
+    """Probabilities of the classes, by the softmax of the last layer (section 4.1.5).
+
+    Attributes:
+        classes: Names of the classes.
+        probabilities: Mean over members, (n, classes), float64; each row adds up to 1.
+        members: Every member's probabilities, (members, n, classes), float64.
+    """
+
+    classes: tuple[str, ...]
+    probabilities: NDArray[np.float64]
+    members: NDArray[np.float64]
+
+    @property
+    def likeliest(self) -> NDArray[np.int64]:
+        """Number of the class of highest probability, (n,)."""
+        numbers: NDArray[np.int64] = self.probabilities.argmax(axis=1)
+        return numbers
+
+
+@dataclass(frozen=True, eq=False)
 class _Affine:
     """Weights of a product x W^T + b: (outputs, inputs) or stacked (k, inputs, outputs)."""
 
@@ -60,13 +82,14 @@ class _Layer:
 
     affine: _Affine
     width: int
+    activate: Callable[[Tensor], Tensor]
     after: tuple[Tensor, Tensor] | None
     shortcut: bool
     projected: bool
 
     def __call__(self, x: Tensor) -> Tensor:
         z = self.affine(x)
-        y = z[..., : self.width].relu_()
+        y = self.activate(z[..., : self.width])
         if self.after is not None:
             y = torch.addcmul(self.after[1], y, self.after[0])
         if self.projected:
@@ -90,6 +113,17 @@ class _Stage:
 
 
 @dataclass(frozen=True, eq=False)
+class _Branches:
+    stages: tuple[_Stage, ...]
+
+    def __call__(self, x: Tensor) -> Tensor:
+        y = self.stages[0](x)
+        for stage in self.stages[1:]:
+            y = y + stage(x)
+        return y
+
+
+@dataclass(frozen=True, eq=False)
 class _Group:
     """Members that go through the arithmetic together."""
 
@@ -97,21 +131,22 @@ class _Group:
     mean: Tensor
     inverse_std: Tensor
     clip: float | None
-    stages: tuple[_Stage, ...]
+    dtype: torch.dtype
+    stages: tuple[_Stage | _Branches, ...]
     output: _Affine
     target_mean: Tensor
     target_std: Tensor
 
     def __call__(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Map unscaled rows (n, inputs) to targets ([k,] n) and activations ([k,] n, width)."""
+        """Map unscaled rows (n, inputs) to ([k,] n, outputs) and activations ([k,] n, width)."""
         x = (x - self.mean) * self.inverse_std
         if self.clip is not None:
             x = x.clamp_(-self.clip, self.clip)
-        x = x.to(self.stages[0].layers[0].affine.weight.dtype)
+        x = x.to(self.dtype)
         for stage in self.stages:
             x = stage(x)
         hidden = x.float()
-        y = self.output(hidden).squeeze(-1)
+        y = self.output(hidden)
         return y.double() * self.target_std + self.target_mean, hidden
 
 
@@ -145,6 +180,7 @@ class Scorer:
         self.dtype = choose_dtype(precision, self.device)
         self.block_rows = _BLOCK_ROWS[self.device.type]
         self.feature_names = members[0].feature_names
+        self.classes = members[0].classes
         self._widths = [member.architecture.blocks[-1].width for member in members]
         if stacked is None:
             stacked = self.device.type == "cuda"
@@ -170,16 +206,43 @@ class Scorer:
             Mean, spread and every member's prediction, n values each, and what `hidden` asks for.
 
         Raises:
-            DataError: If the shape is wrong or a value is not finite; names row and column.
+            DataError: If the shape is wrong or a value is not finite (names row and column), or the
+                ensemble predicts classes.
         """
+        self._check_kind(classes=False)
         on_device, activations = self._run(features, hidden)
-        values = on_device.cpu().numpy()
+        values = on_device[..., 0].cpu().numpy()
         alone = len(values) == 1
         return Prediction(
             mean=values.mean(axis=0),
             std=np.full(values.shape[1], np.nan) if alone else values.std(axis=0, ddof=1),
             members=values,
             hidden=None if activations is None else activations.cpu().numpy(),
+        )
+
+    def classify(self, features: Tensor | NDArray[np.floating]) -> Classification:
+        """Predict the probabilities of the classes.
+
+        Args:
+            features: (n, features) in the order of `feature_names`, unscaled.
+
+        Returns:
+            Probabilities of the ensemble and of every member.
+
+        Raises:
+            DataError: If the shape is wrong or a value is not finite (names row and column), or the
+                ensemble is one of regressions.
+        """
+        self._check_kind(classes=True)
+        members = self._run(features, hidden=False)[0].softmax(dim=-1).cpu().numpy()
+        return Classification(self.classes, members.mean(axis=0), members)
+
+    def _check_kind(self, *, classes: bool) -> None:
+        if bool(self.classes) == classes:
+            return
+        kind = f"the classes {', '.join(self.classes)}" if self.classes else "numbers"
+        raise DataError(
+            f"this ensemble predicts {kind}; call {'predict' if classes else 'classify'} instead"
         )
 
     def predict_members(self, features: Tensor | NDArray[np.floating]) -> Tensor:
@@ -192,9 +255,11 @@ class Scorer:
             (members, n), float64, in the target's unit.
 
         Raises:
-            DataError: If the shape is wrong or a value is not finite.
+            DataError: If the shape is wrong or a value is not finite, or the ensemble predicts
+                classes.
         """
-        return self._run(features, hidden=False)[0]
+        self._check_kind(classes=False)
+        return self._run(features, hidden=False)[0][..., 0]
 
     @torch.inference_mode()
     def _run(
@@ -210,7 +275,8 @@ class Scorer:
             raise DataError(
                 f"features have shape {tuple(x.shape)}, expected (rows, {len(self.feature_names)})"
             )
-        out = torch.empty((len(self._widths), len(x)), dtype=torch.float64, device=self.device)
+        shape = (len(self._widths), len(x), max(1, len(self.classes)))
+        out = torch.empty(shape, dtype=torch.float64, device=self.device)
         ends = np.cumsum(self._widths).tolist()
         kept = torch.empty((len(x), ends[-1]), device=self.device) if hidden else None
         for start in range(0, len(x), self.block_rows):
@@ -223,7 +289,7 @@ class Scorer:
                 block = torch.nn.functional.pad(block, (0, 0, 0, self.block_rows - rows))
             for group in self._groups:
                 values, activations = group(block)
-                out[list(group.members), start : start + rows] = values[..., :rows]
+                out[list(group.members), start : start + rows] = values[..., :rows, :]
                 if kept is None:
                     continue
                 each = activations if activations.ndim == 3 else activations[None]
@@ -274,26 +340,32 @@ def _fold(
         return _Layer(
             affine=affine(folded, dtype),
             width=first.linear.out_features,
+            activate=activate_in_place(first.activation),
             after=after,
             shortcut=first.shortcut,
             projected=first.projection is not None,
         )
 
-    stages = []
-    for parts in zip(*(network.stages for network in networks), strict=True):
-        projections = [p.projection for p in parts]
-        stages.append(
-            _Stage(
-                layers=tuple(map(layer, zip(*(p.layers for p in parts), strict=True))),
-                shortcut=parts[0].shortcut,
-                projection=None
-                if projections[0] is None
-                else affine([(p.weight, p.bias) for p in projections], dtype),
-            )
+    def stage(parts: Sequence[Stage]) -> _Stage:
+        projections = [part.projection for part in parts]
+        return _Stage(
+            layers=tuple(map(layer, zip(*(part.layers for part in parts), strict=True))),
+            shortcut=parts[0].shortcut,
+            projection=affine([(p.weight, p.bias) for p in projections if p is not None], dtype)
+            if projections[0] is not None
+            else None,
         )
+
+    stages: list[_Stage | _Branches] = []
+    for parts in zip(*(network.stages for network in networks), strict=True):
+        if isinstance(parts[0], Branches):
+            branches = zip(*(part.branches for part in parts), strict=True)
+            stages.append(_Branches(tuple(map(stage, branches))))
+        else:
+            stages.append(stage(parts))
     scalings = [member.scaling for member in members]
     row = (1, -1) if stacked else (-1,)
-    one = (1,) if stacked else ()
+    one = (1, 1) if stacked else ()
     return _Group(
         members=numbers,
         mean=tensor([torch.from_numpy(s.mean).reshape(row) for s in scalings], torch.float32),
@@ -301,6 +373,7 @@ def _fold(
             [torch.from_numpy(1.0 / s.std).reshape(row) for s in scalings], torch.float32
         ),
         clip=scalings[0].clip,
+        dtype=dtype,
         stages=tuple(stages),
         output=affine([(n.output.weight, n.output.bias) for n in networks], torch.float32),
         target_mean=tensor(

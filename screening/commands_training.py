@@ -30,14 +30,20 @@ from screening.errors import ConfigurationError
 if TYPE_CHECKING:
     from irnet import Recipe
     from irnet.ensemble import Member
-    from irnet.training import MemberTask
+    from irnet.trainee import MemberTask
     from screening.model_card import Source
     from screening.training import MemberMap
 
-RECIPES = ("default", "paper")
-SCHEDULES = ("one-cycle", "constant", "cosine", "step")
+RECIPES = ("default", "paper", "brnet", "ibrnet")
+ACTIVATIONS = ("relu", "tanh", "sigmoid", "leaky_relu")
+OPTIMIZERS = ("adamw", "adam", "sgd", "momentum", "rmsprop")
+LOSSES = ("mae", "mse", "cross_entropy")
+SCHEDULES = ("one-cycle", "constant", "cosine", "step", "plateau")
 AVERAGINGS = ("none", "ema")
 PRECISIONS = ("auto", "bf16", "fp32")
+
+DECAYS_WEIGHTS = "adamw"
+"""The one optimiser for which a recipe's weight decay is kept."""
 
 ALL_HIDDEN = "all"
 """Value of --freeze for every layer but the output."""
@@ -46,6 +52,21 @@ ALL_HIDDEN = "all"
 def complete_recipe(incomplete: str) -> list[str]:
     """Complete a training recipe."""
     return complete_from(RECIPES, incomplete)
+
+
+def complete_activation(incomplete: str) -> list[str]:
+    """Complete an activation."""
+    return complete_from(ACTIVATIONS, incomplete)
+
+
+def complete_optimizer(incomplete: str) -> list[str]:
+    """Complete an optimiser."""
+    return complete_from(OPTIMIZERS, incomplete)
+
+
+def complete_loss(incomplete: str) -> list[str]:
+    """Complete a loss."""
+    return complete_from(LOSSES, incomplete)
 
 
 def complete_schedule(incomplete: str) -> list[str]:
@@ -107,14 +128,41 @@ def train(
     ] = None,
     recipe: Annotated[
         str,
-        typer.Option(help="Training recipe: default or paper.", autocompletion=complete_recipe),
+        typer.Option(
+            help="Training recipe: default, paper, brnet or ibrnet.",
+            autocompletion=complete_recipe,
+        ),
     ] = "default",
     architecture: Annotated[
         str | None,
         typer.Option(
-            help="irnet-17, irnet-24, irnet-48, plain-17, srnet-17, ... or a string such as "
-            "1024BARx4-512BARx3-1.",
+            help="irnet-17, irnet-24, irnet-48, plain-17, srnet-17, ..., brnet, or a string such "
+            "as 1024BARx4-512BARx3-1.",
             show_default="the recipe's",
+        ),
+    ] = None,
+    activation: Annotated[
+        str | None,
+        typer.Option(
+            help="Activation of the hidden layers: relu, tanh, sigmoid or leaky_relu.",
+            show_default="the recipe's",
+            autocompletion=complete_activation,
+        ),
+    ] = None,
+    loss: Annotated[
+        str | None,
+        typer.Option(
+            help="What is made small: mae or mse.",
+            show_default="the recipe's",
+            autocompletion=complete_loss,
+        ),
+    ] = None,
+    optimizer: Annotated[
+        str | None,
+        typer.Option(
+            help="adamw, adam, sgd, momentum or rmsprop; all but adamw decay no weights.",
+            show_default="the recipe's",
+            autocompletion=complete_optimizer,
         ),
     ] = None,
     epochs: Annotated[
@@ -139,7 +187,7 @@ def train(
     schedule: Annotated[
         str | None,
         typer.Option(
-            help="How the learning rate moves: one-cycle, constant, cosine or step.",
+            help="How the learning rate moves: one-cycle, constant, cosine, step or plateau.",
             show_default="the recipe's",
             autocompletion=complete_schedule,
         ),
@@ -279,6 +327,9 @@ def train(
 
     given: dict[str, Any] = {
         "architecture": architecture,
+        "activation": activation,
+        "loss": loss,
+        "optimizer": optimizer,
         "epochs": epochs,
         "frozen_layers": None if freeze is None else _frozen_layers(freeze),
         "schedule": schedule,
@@ -391,6 +442,8 @@ def change_recipe(recipe: Recipe, given: Mapping[str, Any], settings: Sequence[s
         if name in changes:
             raise ConfigurationError(f"the recipe's {name} is set twice; leave one of them out")
         changes[name] = _parse_value(name, text, types.get(name, "str"))
+    if changes.get("optimizer", DECAYS_WEIGHTS) != DECAYS_WEIGHTS:
+        changes.setdefault("weight_decay", 0.0)
     return recipe.with_changes(**changes)
 
 

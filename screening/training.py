@@ -71,7 +71,8 @@ from screening.training_table import TrainingTable
 if TYPE_CHECKING:
     from irnet import Ensemble, Forest, Recipe
     from irnet.ensemble import Member
-    from irnet.training import Map, MemberTask, Progress
+    from irnet.trainee import MemberTask, Progress
+    from irnet.training import Map
 
     MemberMap = Callable[[Callable[[MemberTask], Member], Sequence[MemberTask]], Sequence[Member]]
 
@@ -527,8 +528,8 @@ def _train_ensemble(
             reporter.trained(
                 sum(done.values()),
                 progress.members * progress.epochs,
-                f"network {progress.member + 1}: MAE {progress.validation_mae:.4f}, "
-                f"best {progress.best_mae:.4f}",
+                f"network {progress.member + 1}: MAE {progress.validation_error:.4f}, "
+                f"best {progress.best_error:.4f}",
             )
 
     members: AbstractContextManager[Map] = (

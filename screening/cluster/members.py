@@ -15,7 +15,7 @@ from screening.errors import WorkerKilledError
 
 if TYPE_CHECKING:
     from irnet.ensemble import Member
-    from irnet.training import MemberTask, Progress
+    from irnet.trainee import MemberTask, Progress
 
 TrainMember = Callable[["MemberTask"], "Member"]
 
@@ -127,7 +127,7 @@ def _shared_fields(tasks: Sequence[MemberTask]) -> dict[str, Any]:
 
 
 def _pass_on(tasks: Sequence[MemberTask], values: dict[str, Any]) -> None:
-    from irnet.training import Progress
+    from irnet.trainee import Progress
 
     progress = Progress(**values)
     tell = tasks[progress.member].progress

@@ -19,6 +19,7 @@ blocks = st.builds(
     norm=st.sampled_from(["before", "after", "none"]),
     shortcut=st.sampled_from(["layer", "block", "none"]),
     dropout=st.sampled_from(["layer", "block", "none"]),
+    branches=st.integers(1, 3),
 )
 
 
@@ -55,7 +56,7 @@ def test_every_architecture_survives_its_string(parts: list[Block]) -> None:
     assert architecture.depth == 1 + sum(block.count for block in parts)
 
 
-@given(st.text("0123456789BARDx-Q ", max_size=20))
+@given(st.text("0123456789BARDPx-Q ", max_size=20))
 def test_any_text_gives_an_architecture_or_its_error(text: str) -> None:
     try:
         Architecture.parse(text)
@@ -80,11 +81,21 @@ def test_any_text_gives_an_architecture_or_its_error(text: str) -> None:
         ("1024BAx4A-1", "letter 'A' after the count"),
         ("0BAx4-1", "at least 1"),
         ("8BAx0-1", "at least 1"),
+        ("8Ax2P0-1", "at least 1"),
+        ("8Ax2P-1", "block 1 .* is not <width>"),
+        ("8APx2-1", "letter 'P' before x"),
     ],
 )
 def test_errors_say_what_and_where(text: str, message: str) -> None:
     with pytest.raises(ArchitectureError, match=message):
         Architecture.parse(text)
+
+
+def test_activation_is_one_for_all_layers() -> None:
+    assert Architecture.parse("8Ax2-1").activation == "relu"
+    assert Architecture.parse("8Ax2-1", "tanh").activation == "tanh"
+    with pytest.raises(ArchitectureError, match=r'none of relu, tanh.*did you mean "sigmoid"'):
+        Architecture.parse("8Ax2-1", "sigmoi")
 
 
 def test_names_are_not_case_sensitive() -> None:

@@ -1,3 +1,5 @@
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import torch
@@ -44,6 +46,58 @@ def test_srnet_and_irnet_of_equal_depth_share_their_main_path(depth: int) -> Non
         paths = [main_path(f"{kind}-{depth}") for kind in ("irnet", "srnet", "plain")]
     assert paths[0] == paths[1] == paths[2]
     assert paths[0] == list(Architecture.parse(f"irnet-{depth}").main_path(271))
+
+
+def test_brnet_has_the_parameters_of_its_published_code() -> None:
+    # by hand: two branches of 86 -> 1024 (with projection) -> 1024, then 512x3, 256x3, 128x3, 64x2,
+    # 32 with a projection at every change of width, and the output
+    def dense(a: int, b: int) -> int:
+        return a * b + b
+
+    expected = 2 * (2 * dense(86, 1024) + dense(1024, 1024)) + dense(32, 1)
+    for before, width, count in ((1024, 512, 3), (512, 256, 3), (256, 128, 3), (128, 64, 2)):
+        expected += 2 * dense(before, width) + (count - 1) * dense(width, width)
+    expected += 2 * dense(64, 32)
+    assert count_parameters("brnet", 86) == expected == 4_548_385
+
+
+def test_branches_are_added() -> None:
+    architecture = Architecture.parse("6ARx2P3-4Ax1-1", "leaky_relu")
+    network = new_network(architecture, 5, 0.0, generator())
+    x = torch.randn(7, 5, generator=generator(1))
+    branches = network.stages[0].branches
+    assert len(branches) == 3
+    together = sum(branch(x) for branch in branches)
+    torch.testing.assert_close(network.stages[0](x), together)
+    assert not torch.equal(branches[0](x), branches[1](x))
+
+
+@pytest.mark.parametrize("members", [None, 2])
+def test_outputs_of_a_classification(members: int | None) -> None:
+    network = Network(Architecture.parse("6BAx1-1"), 5, members=members, outputs=3)
+    if members is None:
+        assert network.eval()(torch.zeros(4, 5)).shape == (4, 3)
+        return
+    state = new_network(Architecture.parse("6BAx1-1"), 5, 0.0, generator(), outputs=3).state_dict()
+    network.load_state_dict(stack_states([state, state]))
+    assert network.eval()(torch.zeros(2, 4, 5)).shape == (2, 4, 3)
+
+
+@pytest.mark.parametrize(
+    ("name", "function"),
+    [
+        ("relu", lambda z: np.maximum(z, 0)),
+        ("tanh", np.tanh),
+        ("sigmoid", lambda z: 1 / (1 + np.exp(-z))),
+        ("leaky_relu", lambda z: np.where(z > 0, z, 0.3 * z)),
+    ],
+)
+def test_activations(name: str, function: Callable[[np.ndarray], np.ndarray]) -> None:
+    network = new_network(Architecture.parse("6Ax1-1", name), 5, 0.0, generator())
+    x = torch.randn(7, 5, generator=generator(1))
+    layer = network.stages[0].layers[0]
+    z = layer.linear(x).detach().numpy()
+    np.testing.assert_allclose(layer(x).detach().numpy(), function(z), atol=1e-6)
 
 
 def test_plain_networks_have_no_projections() -> None:

@@ -18,6 +18,9 @@ CHOICES: list[dict[str, object]] = [
     {"gradient_clip": 0.05},
     {"optimizer": "adam", "weight_decay": 0.0},
     {"weight_averaging": "ema", "averaging_decay": 0.3},
+    {"optimizer": "sgd", "weight_decay": 0.0},
+    {"optimizer": "momentum", "weight_decay": 0.0},
+    {"optimizer": "rmsprop", "weight_decay": 0.0},
 ]
 
 
@@ -40,8 +43,14 @@ def loss_of(network: Network, x: Tensor, y: Tensor) -> Tensor:
 def train_with_torch(recipe: Recipe, seed: int) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Weights and their running average after steps of torch's own optimisers."""
     network = member(seed)
-    kind = torch.optim.AdamW if recipe.optimizer == "adamw" else torch.optim.Adam
-    torchs = kind(network.parameters(), weight_decay=recipe.weight_decay)
+    weights = network.parameters()
+    torchs: torch.optim.Optimizer = {
+        "adamw": lambda: torch.optim.AdamW(weights, weight_decay=recipe.weight_decay),
+        "adam": lambda: torch.optim.Adam(weights),
+        "sgd": lambda: torch.optim.SGD(weights),
+        "momentum": lambda: torch.optim.SGD(weights, momentum=0.9),
+        "rmsprop": lambda: torch.optim.RMSprop(weights),
+    }[recipe.optimizer]()
     average = {name: value.clone() for name, value in network.state_dict().items()}
     for step, rate in enumerate(RATES):
         torchs.param_groups[0]["lr"] = rate

@@ -61,7 +61,9 @@ def test_json_and_back(name: str) -> None:
 @pytest.mark.parametrize(
     "changes",
     [
-        {"optimizer": "sgd"},
+        {"optimizer": "lion"},
+        {"activation": "gelu"},
+        {"loss": "huber"},
         {"schedule": "cosin"},
         {"precision": "fp16"},
         {"epochs": 0},
@@ -81,6 +83,7 @@ def test_json_and_back(name: str) -> None:
         {"decay_epochs": 0},
         {"decay_factor": 0.0},
         {"optimizer": "adam", "weight_decay": 0.1},
+        {"optimizer": "rmsprop", "weight_decay": 0.1},
         {"clip_sigma": 6.0, "scale_inputs": False},
     ],
 )

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,16 +14,19 @@ COLUMNS = 10
 NAMES = tuple(f"f{i}" for i in range(COLUMNS))
 
 
-def random_member(text: str, seed: int, clip: float | None = 6.0) -> Member:
-    architecture = Architecture.parse(text)
-    network = new_network(architecture, COLUMNS, 0.0, torch.Generator().manual_seed(seed))
+def random_member(
+    text: str, seed: int, clip: float | None = 6.0, classes: tuple[str, ...] = ()
+) -> Member:
+    architecture = Architecture.parse(*text.split())
+    weights = torch.Generator().manual_seed(seed)
+    network = new_network(architecture, COLUMNS, 0.0, weights, max(1, len(classes)))
     for step in range(5):  # running statistics of their own
         network(torch.randn(64, COLUMNS, generator=torch.Generator().manual_seed(step)))
     generator = np.random.default_rng(seed)
     scaling = Scaling(
         generator.normal(size=COLUMNS), generator.uniform(1, 2, size=COLUMNS), clip, -1.5, 0.7
     )
-    return Member(architecture, NAMES, scaling, network.eval().state_dict(), {})
+    return Member(architecture, NAMES, scaling, network.eval().state_dict(), {}, classes)
 
 
 def rows(count: int, seed: int = 0) -> np.ndarray:
@@ -43,6 +47,9 @@ KINDS = [
     "32ABRx2-8ABx2R-1",
     "32ARx3-16ARDx2-1",
     "32Ax2R-16ABDx2-1",
+    "32BARx2-16ABRx1-1 tanh",
+    "32BAx2R-1 sigmoid",
+    "32ARx2P2-16BAx1P3-1 leaky_relu",
 ]
 
 
@@ -248,3 +255,30 @@ def test_tensors_come_from_any_device() -> None:
             scorer.predict(x.cuda()).members, scorer.predict(x.cpu()).members
         )
         assert scorer.predict_members(x.cuda()).device.type == device
+
+
+@pytest.mark.parametrize("stacked", [False, True])
+def test_probabilities_are_the_softmax_of_the_networks(stacked: bool) -> None:
+    classes = ("insulator", "metal", "semimetal")
+    unscaled = Scaling(np.zeros(COLUMNS), np.ones(COLUMNS), 6.0, 0.0, 1.0)
+    members = [
+        replace(random_member("32BARx2-1", seed, classes=classes), scaling=unscaled)
+        for seed in range(3)
+    ]
+    scorer = Scorer(members, precision="fp32", stacked=stacked)
+    found = scorer.classify(rows(1500))
+    assert found.classes == classes
+    assert found.members.shape == (3, 1500, 3)
+    np.testing.assert_allclose(found.probabilities.sum(axis=1), 1.0)
+    for member, each in zip(members, found.members, strict=True):
+        with torch.no_grad():
+            logits = member.network(torch.from_numpy(member.scaling.inputs(rows(1500))))
+        np.testing.assert_allclose(each, logits.double().softmax(dim=-1), atol=2e-5)
+    np.testing.assert_allclose(found.probabilities, found.members.mean(axis=0))
+    assert (found.likeliest == found.probabilities.argmax(axis=1)).all()
+    with pytest.raises(DataError, match="classes insulator, metal, semimetal; call classify"):
+        scorer.predict(rows(3))
+    with pytest.raises(DataError, match="call classify"):
+        scorer.predict_members(rows(3))
+    with pytest.raises(DataError, match="predicts numbers; call predict"):
+        Scorer([random_member("32BARx2-1", 0)]).classify(rows(3))

@@ -14,6 +14,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from sklearn.metrics import log_loss
 
 from irnet import (
     ArchitectureError,
@@ -28,11 +29,15 @@ from irnet import (
     Recipe,
     RecipeError,
     TrainingDivergedError,
+    encode_classes,
     train_ensemble,
 )
 from irnet.optimizer import Optimizer
+from irnet.rows import hash_data, split_rows
+from irnet.schedule import count_plateaus, learning_rate
 from irnet.storage import read_tensors, write_tensors
-from irnet.training import MemberTask, hash_data, learning_rate, split_rows, train_member
+from irnet.trainee import MemberTask
+from irnet.training import train_member
 
 ROWS, COLUMNS = 300, 8
 RECIPE = Recipe(
@@ -100,7 +105,7 @@ def test_learns_and_records(tmp_path: Path) -> None:
     history = record["history"]
     assert len(history) == len(seen) == 40
     assert history[-1]["validation_mae"] < 0.3 * history[0]["validation_mae"]
-    assert seen[-1].best_mae == record["validation_mae"]
+    assert seen[-1].best_error == record["validation_mae"]
     assert record["validation_mae"] == min(entry["validation_mae"] for entry in history)
     assert record["train_rows"] + record["validation_rows"] == ROWS
     assert ensemble.card["data_sha256"] == hash_data(x, y, names)
@@ -815,7 +820,7 @@ def test_a_source_of_another_kind_is_refused(tmp_path: Path, ensemble: Ensemble)
     source = train(tmp_path / "source")
     x, y, names = data()
     other = RECIPE.with_changes(architecture="8BARx2-1")
-    with pytest.raises(ArchitectureError, match=r"init_from is 16BARx2-8BARx1-1, .* 8BARx2-1"):
+    with pytest.raises(ArchitectureError, match=r"init_from is 16BARx2-8BARx1-1 with relu, .* 8BARx2-1"):
         train(tmp_path / "a", recipe=other, init_from=source)
     with pytest.raises(FeatureMismatchError, match="member 0 of init_from expects 12 features"):
         train(tmp_path / "a", init_from=ensemble)
@@ -946,3 +951,164 @@ def test_trains_and_resumes_on_a_gpu(tmp_path: Path) -> None:
     ensemble = train(tmp_path, device="cuda")
     assert ensemble.members[0].record["device"] == "cuda"
     assert ensemble.members[0].state["output.weight"].device.type == "cpu"
+
+
+# --------------------------------------------------------------- losses, classes, watched rows
+
+
+@pytest.mark.parametrize("together", [False, True])
+@pytest.mark.parametrize("loss", ["mae", "mse"])
+def test_loss_decides_what_is_learnt(tmp_path: Path, loss: str, together: bool) -> None:
+    # targets 0 and, in a fifth of the rows, 10: the median is 0, the mean 2
+    x, _, names = data()
+    y = np.where(np.arange(ROWS) % 5 == 0, 10.0, 0.0)
+    recipe = Recipe(
+        architecture="4Ax1-1",
+        epochs=60,
+        batch_size=60,
+        loss=loss,
+        learning_rate=0.05,
+        weight_decay=0.0,
+        precision="fp32",
+        patience=None,
+    )
+    ensemble = train_ensemble(
+        np.zeros_like(x),
+        y,
+        names,
+        recipe=recipe,
+        members=2,
+        device="cpu",
+        checkpoint_dir=tmp_path,
+        together=together,
+        groups=np.arange(ROWS) // 5,
+    )
+    with torch.no_grad():
+        member = ensemble.members[0]
+        scaled = float(member.network(torch.zeros(1, COLUMNS)))
+    predicted = scaled * member.scaling.target_std + member.scaling.target_mean
+    last = member.record["history"][-1]
+    if loss == "mae":
+        assert predicted == pytest.approx(0, abs=0.3)
+        assert last["train_mae"] == pytest.approx(2.0, abs=0.2)
+    else:
+        # the best epoch goes by the mean absolute error: the last one tells what is learnt
+        assert last["train_mae"] == pytest.approx(0.8 * 2 + 0.2 * 8, abs=0.3)
+
+
+def labelled() -> tuple[np.ndarray, np.ndarray, tuple[str, ...], tuple[str, ...]]:
+    x, _, names = data()
+    labels = np.where(x[:, 0] > 0.5, "metal", np.where(x[:, 0] < -0.5, "insulator", "semimetal"))
+    numbers, classes = encode_classes(labels.tolist())
+    return x, numbers, names, classes
+
+
+@pytest.mark.parametrize("together", [False, True])
+def test_classes_are_learnt_and_kept(tmp_path: Path, together: bool) -> None:
+    x, numbers, names, classes = labelled()
+    assert classes == ("insulator", "metal", "semimetal")
+    recipe = RECIPE.with_changes(loss="cross_entropy", epochs=40, learning_rate=3e-3)
+    seen: list[Progress] = []
+    ensemble = train_ensemble(
+        x,
+        numbers,
+        names,
+        recipe=recipe,
+        members=2,
+        device="cpu",
+        checkpoint_dir=tmp_path / "work",
+        classes=classes,
+        together=together,
+        progress=seen.append,
+    )
+    ensemble.save(tmp_path / "model")
+    again = Ensemble.load(tmp_path / "model")
+    assert again.classes == classes
+    found = again.scorer(precision="fp32").classify(x)
+    assert (found.likeliest == numbers).mean() > 0.85
+    record = ensemble.members[0].record
+    assert seen[-1].best_error == record["validation_cross_entropy"] or len(seen) > 40
+    assert "validation_mae" not in record
+    # cross-entropy of the best epoch, by scikit-learn
+    _, validation = split_rows(ROWS, recipe.validation_fraction, record["seeds"]["split"])
+    expected = log_loss(
+        numbers[validation],
+        again.members[0]
+        .network(torch.from_numpy(again.members[0].scaling.inputs(x[validation])))
+        .softmax(dim=-1)
+        .detach()
+        .numpy(),
+        labels=[0, 1, 2],
+    )
+    assert record["validation_cross_entropy"] == pytest.approx(expected, rel=1e-4)
+
+
+def test_classes_and_loss_belong_together(tmp_path: Path) -> None:
+    x, numbers, names, classes = labelled()
+
+    def call(target: np.ndarray = numbers, **options: object) -> None:
+        choices: dict[str, object] = {"recipe": RECIPE.with_changes(loss="cross_entropy")}
+        choices |= {"checkpoint_dir": tmp_path, "classes": classes} | options
+        train_ensemble(x, target, names, **choices)  # type: ignore[arg-type]
+
+    with pytest.raises(RecipeError, match="belong together"):
+        call(recipe=RECIPE)
+    with pytest.raises(RecipeError, match="belong together"):
+        call(classes=())
+    with pytest.raises(DataError, match=r"row 3 is 0\.5, but the classes are numbered from 0 to 2"):
+        call(np.where(np.arange(ROWS) == 3, 0.5, numbers))
+    with pytest.raises(DataError, match="class 'none' has no rows"):
+        call(classes=(*classes, "none"))
+    with pytest.raises(DataError, match="all different"):
+        call(classes=("a", "a", "b"))
+    with pytest.raises(DataError, match="all 3 rows are 'x'"):
+        encode_classes(["x", "x", "x"])
+    with pytest.raises(DataError, match="label of row 1 is empty"):
+        encode_classes(["x", " ", "y"])
+
+
+def test_watched_rows_are_recorded_and_decide_nothing(tmp_path: Path) -> None:
+    other_x, other_y, _ = data(seed=5)
+    plain = train(tmp_path / "plain", members=2)
+    watching = train(tmp_path / "watching", members=2, watched=(other_x, other_y))
+    for a, b in zip(plain.members, watching.members, strict=True):
+        for key, value in a.state.items():
+            assert torch.equal(value, b.state[key])
+        assert "watched_mae" not in a.record["history"][0]
+        last = b.record["best_epoch"] - 1
+        with torch.no_grad():
+            scaled = b.network(torch.from_numpy(b.scaling.inputs(other_x))).numpy()
+        predicted = scaled * b.scaling.target_std + b.scaling.target_mean
+        error = np.abs(predicted - other_y).mean()
+        assert b.record["history"][last]["watched_mae"] == pytest.approx(error, rel=1e-4)
+    with pytest.raises(CheckpointError, match="watched_sha256"):
+        train(tmp_path / "watching", members=2, watched=(other_x, other_y + 1))
+
+
+def test_plateau_lets_the_rate_of_each_member_fall_by_itself(tmp_path: Path) -> None:
+    recipe = RECIPE.with_changes(
+        schedule="plateau", decay_epochs=2, decay_factor=0.1, epochs=30, learning_rate=0.05
+    )
+    ensemble = train(tmp_path / "a", recipe=recipe, members=2, together=True)
+    rates = []
+    for member in ensemble.members:
+        history = member.record["history"]
+        errors = [entry["validation_mae"] for entry in history]
+        expected = [0.05 * 0.1 ** count_plateaus(errors[:done], 2) for done in range(len(history))]
+        assert [entry["learning_rate"] for entry in history] == pytest.approx(expected)
+        assert history[-1]["learning_rate"] < 0.05
+        rates.append(expected)
+    assert rates[0] != rates[1]
+    assert_same_members(ensemble, train(tmp_path / "b", recipe=recipe, members=2))
+
+
+@given(st.lists(st.floats(0, 1), max_size=40), st.integers(1, 5))
+def test_plateaus_are_those_of_torch(errors: list[float], patience: int) -> None:
+    weight = torch.nn.Parameter(torch.zeros(1))
+    optimizer = torch.optim.SGD([weight], lr=1.0)
+    schedule = torch.optim.lr_scheduler.ReduceLROnPlateau(
+        optimizer, factor=0.5, patience=patience - 1, threshold=0.0, threshold_mode="abs", eps=0
+    )
+    for error in errors:
+        schedule.step(error)
+    assert optimizer.param_groups[0]["lr"] == 0.5 ** count_plateaus(errors, patience)

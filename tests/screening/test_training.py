@@ -12,7 +12,8 @@ import pytest
 
 from irnet import Recipe
 from irnet.ensemble import Member
-from irnet.training import MemberTask, train_together
+from irnet.trainee import MemberTask
+from irnet.training import train_together
 from screening.dataset import Protocol, reduce_formula
 from screening.errors import ConfigurationError, OutputError
 from screening.features.schema import FEATURES
