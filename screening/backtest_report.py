@@ -24,7 +24,7 @@ from screening.backtest import (
 from screening.columns import written_atomically
 from screening.manifest import describe_environment
 from screening.model_library import ScreeningModel
-from screening.plots import plot_discoveries, plot_probabilities
+from screening.plots import plot_discoveries, plot_probabilities, stand_alone
 from screening.training import describe_machine
 
 REPORT_NAME: Final = "backtest.md"
@@ -34,8 +34,6 @@ PROBABILITIES_NAME: Final = "probabilities.svg"
 
 CURVE_POINTS: Final = 50
 """Points of a curve in the record."""
-
-_GROUND: Final = 'style="background:#ffffff;color:#0b0c0d" '
 
 _HASH_DIGITS: Final = 12
 
@@ -242,10 +240,10 @@ def write_report(
     }
     files = {
         RECORD_NAME: json.dumps(_record(result) | {"making": making}, indent=1) + "\n",
-        FOUND_NAME: _stand_alone(plot_discoveries(curves)),
+        FOUND_NAME: stand_alone(plot_discoveries(curves)),
     }
     if bins:
-        files[PROBABILITIES_NAME] = _stand_alone(plot_probabilities(bins))
+        files[PROBABILITIES_NAME] = stand_alone(plot_probabilities(bins))
     files[REPORT_NAME] = _write_markdown(result, making, bool(bins))
     for name, text in files.items():
         with written_atomically(out / name) as temporary:
@@ -329,11 +327,6 @@ def _name_files(words: Sequence[str]) -> list[str]:
 
 def _show(value: float, digits: int = 3) -> str:
     return "" if isnan(value) else f"{value:.{digits}f}"
-
-
-def _stand_alone(svg: str) -> str:
-    """A plot for a file of its own, where no page gives it a ground and a colour of text."""
-    return svg.replace("<svg ", f"<svg {_GROUND}", 1) + "\n"
 
 
 def _record(result: BacktestResult) -> dict[str, Any]:

@@ -50,6 +50,8 @@ NOBLE_GASES = (2, 10, 18, 36, 54, 86, 118)
 LOWEST_ERROR = 1e-4
 """Errors below this share of the largest are drawn at it: the axis is logarithmic."""
 
+_GROUND = 'style="background:#ffffff;color:#0b0c0d" '
+
 
 def plot_learning_curves(
     histories: Sequence[Sequence[Mapping[str, float]]], unit: str = "eV/atom"
@@ -63,7 +65,7 @@ def plot_learning_curves(
     Returns:
         SVG text; errors on a logarithmic axis, one thin line per member and kind.
     """
-    figure, axes = _new_figure("epoch", f"mean absolute error ({unit})")
+    figure, axes = new_figure("epoch", f"mean absolute error ({unit})")
     for key, label, colour, style in (
         ("train_mae", "training rows, as they are learnt", COLOURS[1], "--"),
         ("validation_mae", "validation rows", COLOURS[0], "-"),
@@ -79,9 +81,9 @@ def plot_learning_curves(
                 label=label if number == 0 else None,
             )
     axes.set_yscale("log")
-    _mark_decades(axes)
-    _add_legend(axes)
-    return _to_svg(figure, "curves")
+    mark_decades(axes)
+    add_legend(axes)
+    return to_svg(figure, "curves")
 
 
 def plot_reliability(reliabilities: Sequence[Reliability], name: str = "reliability") -> str:
@@ -94,7 +96,7 @@ def plot_reliability(reliabilities: Sequence[Reliability], name: str = "reliabil
     Returns:
         SVG text. Above the diagonal the intervals are too wide, below it too narrow.
     """
-    figure, axes = _new_figure("nominal coverage", "observed coverage")
+    figure, axes = new_figure("nominal coverage", "observed coverage")
     axes.plot([0, 1], [0, 1], color=INK, linewidth=0.8, alpha=0.6, label="as promised")
     for number, each in enumerate(reliabilities):
         axes.plot(
@@ -103,12 +105,12 @@ def plot_reliability(reliabilities: Sequence[Reliability], name: str = "reliabil
             color=COLOURS[number % len(COLOURS)],
             linestyle=STYLES[number % len(STYLES)],
             linewidth=1.6,
-            label=_plain(f"{each.group} (n = {each.n:,})"),
+            label=make_label(f"{each.group} (n = {each.n:,})"),
         )
     axes.set_xlim(0, 1)
     axes.set_ylim(0, 1)
-    _add_legend(axes)
-    return _to_svg(figure, name)
+    add_legend(axes)
+    return to_svg(figure, name)
 
 
 def plot_errors(errors: Mapping[str, NDArray[np.float64]], unit: str = "eV/atom") -> str:
@@ -121,7 +123,7 @@ def plot_errors(errors: Mapping[str, NDArray[np.float64]], unit: str = "eV/atom"
     Returns:
         SVG text; the errors on a logarithmic axis.
     """
-    figure, axes = _new_figure(f"absolute error ({unit})", "share of the compounds below")
+    figure, axes = new_figure(f"absolute error ({unit})", "share of the compounds below")
     largest = max(float(np.abs(values).max()) for values in errors.values()) or 1.0
     for number, (name, values) in enumerate(errors.items()):
         size = np.sort(np.abs(values)).clip(min=LOWEST_ERROR * largest)
@@ -131,12 +133,12 @@ def plot_errors(errors: Mapping[str, NDArray[np.float64]], unit: str = "eV/atom"
             color=COLOURS[number % len(COLOURS)],
             linestyle=STYLES[number % len(STYLES)],
             linewidth=1.6,
-            label=_plain(name),
+            label=make_label(name),
         )
     axes.set_xscale("log")
     axes.set_ylim(0, 1)
-    _add_legend(axes)
-    return _to_svg(figure, "errors")
+    add_legend(axes)
+    return to_svg(figure, "errors")
 
 
 def plot_discoveries(found: Mapping[str, NDArray[np.integer[Any]]], name: str = "found") -> str:
@@ -150,7 +152,7 @@ def plot_discoveries(found: Mapping[str, NDArray[np.integer[Any]]], name: str = 
     Returns:
         SVG text; thousands of points are thinned out.
     """
-    figure, axes = _new_figure("DFT calculations spent", "stable compounds found")
+    figure, axes = new_figure("DFT calculations spent", "stable compounds found")
     curves = list(found.values())
     compounds, stable = len(curves[0]) - 1, int(curves[0][-1])
     axes.plot(
@@ -169,7 +171,7 @@ def plot_discoveries(found: Mapping[str, NDArray[np.integer[Any]]], name: str = 
             color=COLOURS[number % len(COLOURS)],
             linestyle=STYLES[number % len(STYLES)],
             linewidth=1.6,
-            label=_plain(label),
+            label=make_label(label),
         )
     axes.plot(
         [0, compounds], [0, stable], color=INK, linewidth=0.9, alpha=0.4, label="random order"
@@ -178,8 +180,8 @@ def plot_discoveries(found: Mapping[str, NDArray[np.integer[Any]]], name: str = 
     axes.set_ylim(0, stable * 1.02)
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_formatter("{x:,.0f}")
-    _add_legend(axes)
-    return _to_svg(figure, name)
+    add_legend(axes)
+    return to_svg(figure, name)
 
 
 def plot_probabilities(
@@ -194,7 +196,7 @@ def plot_probabilities(
     Returns:
         SVG text. Below the diagonal the probabilities promise too much.
     """
-    figure, axes = _new_figure("probability of being stable", "share that is stable")
+    figure, axes = new_figure("probability of being stable", "share that is stable")
     axes.plot([0, 1], [0, 1], color=INK, linewidth=0.8, alpha=0.6, label="as promised")
     for number, (label, parts) in enumerate(bins.items()):
         observed = np.array([part.observed for part in parts])
@@ -210,12 +212,12 @@ def plot_probabilities(
             capsize=2.5,
             marker="o",
             markersize=3.5,
-            label=_plain(label),
+            label=make_label(label),
         )
     axes.set_xlim(0, 1)
     axes.set_ylim(0, 1)
-    _add_legend(axes)
-    return _to_svg(figure, name)
+    add_legend(axes)
+    return to_svg(figure, name)
 
 
 def plot_histogram(
@@ -235,7 +237,7 @@ def plot_histogram(
         mark: A value to draw a line at.
         name: What the ids in the SVG begin with.
     """
-    figure, axes = _new_figure(label, "candidates")
+    figure, axes = new_figure(label, "candidates")
     for number, (predictor, heights) in enumerate(counts.items()):
         axes.stairs(
             heights,
@@ -244,7 +246,7 @@ def plot_histogram(
             linestyle=STYLES[number % len(STYLES)],
             linewidth=1.6,
             fill=False,
-            label=_plain(predictor),
+            label=make_label(predictor),
         )
     if mark is not None:
         axes.axvline(mark, color=INK, linewidth=0.9, alpha=0.7)
@@ -252,8 +254,8 @@ def plot_histogram(
     axes.set_ylim(bottom=0.7)
     axes.set_xlim(edges[0], edges[-1])
     axes.yaxis.set_major_formatter("{x:,.0f}")
-    _add_legend(axes)
-    return _to_svg(figure, name)
+    add_legend(axes)
+    return to_svg(figure, name)
 
 
 def plot_density(
@@ -277,7 +279,7 @@ def plot_density(
     """
     from matplotlib.colors import LinearSegmentedColormap, LogNorm, to_rgb
 
-    figure, axes = _new_figure(*labels)
+    figure, axes = new_figure(*labels)
     edges = np.linspace(*limits, CELLS + 1)
     counts = np.histogram2d(x.clip(*limits), y.clip(*limits), bins=(edges, edges))[0]
     hue = to_rgb(COLOURS[0])
@@ -294,7 +296,7 @@ def plot_density(
     if mark is not None:
         axes.axvline(mark, color=INK, linewidth=0.9, alpha=0.7, linestyle=":")
         axes.axhline(mark, color=INK, linewidth=0.9, alpha=0.7, linestyle=":")
-    return _to_svg(figure, name)
+    return to_svg(figure, name)
 
 
 def draw_element_map(values: Mapping[str, float], texts: Mapping[str, str], name: str) -> str:
@@ -361,11 +363,18 @@ def place_element(number: int) -> tuple[int, int]:
     return (period + 3, after - 1) if after <= 17 else (period, after - 15)
 
 
-def _new_figure(x_label: str, y_label: str) -> tuple[Figure, Axes]:
+def new_figure(x_label: str, y_label: str) -> tuple[Figure, Axes]:
+    """Return a figure of the house's size and its axes, without a frame and with a faint grid."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(WIDTH, HEIGHT), layout="constrained")
     axes = figure.add_subplot()
+    dress_axes(axes, x_label, y_label)
+    return figure, axes
+
+
+def dress_axes(axes: Axes, x_label: str, y_label: str) -> None:
+    """Give axes their labels, the page's ink and a faint grid; leave two of the four spines."""
     axes.set_xlabel(x_label, color=INK)
     axes.set_ylabel(y_label, color=INK)
     axes.tick_params(colors=INK, which="both")
@@ -373,10 +382,9 @@ def _new_figure(x_label: str, y_label: str) -> tuple[Figure, Axes]:
     for side, spine in axes.spines.items():
         spine.set_edgecolor(INK)
         spine.set_visible(side in ("left", "bottom"))
-    return figure, axes
 
 
-def _mark_decades(axes: Axes) -> None:
+def mark_decades(axes: Axes) -> None:
     """Write plain numbers on a logarithmic axis that often spans less than a decade."""
     from matplotlib.ticker import FuncFormatter, LogLocator
 
@@ -386,16 +394,17 @@ def _mark_decades(axes: Axes) -> None:
     axes.yaxis.set_minor_formatter("")
 
 
-def _add_legend(axes: Axes) -> None:
+def add_legend(axes: Axes) -> None:
+    """Add a legend in the page's ink, without a frame."""
     axes.legend(frameon=False, labelcolor=INK, fontsize=9)
 
 
-def _plain(label: str) -> str:
+def make_label(label: str) -> str:
     """Keep matplotlib from reading dollar signs as formulas and underscores as no label."""
     return label.replace("$", r"\$").lstrip("_")
 
 
-def _to_svg(figure: Figure, name: str) -> str:
+def to_svg(figure: Figure, name: str) -> str:
     """The figure as an SVG element whose ids begin with a name, so that plots share a page."""
     from matplotlib import rc_context
 
@@ -409,3 +418,24 @@ def _to_svg(figure: Figure, name: str) -> str:
     svg = re.sub(r'\bid="([^"]+)"', rf'id="{name}-\1"', svg)
     svg = re.sub(r'(href="|url\()#', rf"\g<1>#{name}-", svg)
     return svg.replace(INK, "currentColor")
+
+
+def stand_alone(svg: str, title: str = "", description: str = "") -> str:
+    """Make a file of a plot, where no page gives it a ground and a colour of text.
+
+    Args:
+        svg: From one of these functions.
+        title: What the plot shows, for those who cannot see it; none if empty.
+        description: What can be read from it, for the same; goes with a title.
+
+    Returns:
+        SVG text, dark on white.
+    """
+    named = 'role="img" aria-labelledby="title desc" ' if title else ""
+    tag, _, rest = svg.replace("<svg ", f"<svg {named}{_GROUND}", 1).partition(">")
+    spoken = (
+        f'\n <title id="title">{escape(title)}</title>\n <desc id="desc">{escape(description)}</desc>'
+        if title
+        else ""
+    )
+    return f"{tag}>{spoken}{rest}\n"

@@ -26,6 +26,7 @@ from screening.plots import (
     plot_learning_curves,
     plot_probabilities,
     plot_reliability,
+    stand_alone,
 )
 
 LEVELS = (0.1, 0.5, 0.9)
@@ -168,6 +169,18 @@ def test_plots_share_a_page_and_its_colour() -> None:
         assert set(used) <= set(known)
     assert "currentColor" in one
     assert one == plot_reliability([reliability("B2")], "a")
+
+
+def test_a_plot_of_its_own_has_a_ground_and_words_for_those_who_cannot_see_it() -> None:
+    svg = plot_reliability([reliability("B2")], "a")
+    tree = ElementTree.fromstring(stand_alone(svg, "B2 & <L1_0>", "half of each"))
+    assert "background:#ffffff" in tree.get("style", "")
+    assert tree.get("role") == "img"
+    assert [(part.get("id"), part.text) for part in tree][:2] == [
+        ("title", "B2 & <L1_0>"),
+        ("desc", "half of each"),
+    ]
+    assert "<title" not in stand_alone(svg)
 
 
 def test_pyplot_stays_out() -> None:
