@@ -433,9 +433,8 @@ def stand_alone(svg: str, title: str = "", description: str = "") -> str:
     """
     named = 'role="img" aria-labelledby="title desc" ' if title else ""
     tag, _, rest = svg.replace("<svg ", f"<svg {named}{_GROUND}", 1).partition(">")
-    spoken = (
-        f'\n <title id="title">{escape(title)}</title>\n <desc id="desc">{escape(description)}</desc>'
-        if title
-        else ""
-    )
+    spoken = ""
+    if title:
+        spoken = f'\n <title id="title">{escape(title)}</title>'
+        spoken += f'\n <desc id="desc">{escape(description)}</desc>'
     return f"{tag}>{spoken}{rest}\n"
