@@ -11,6 +11,11 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add the option for tests that say nothing new most of the time, and take long."""
+    parser.addoption("--exhaustive", action="store_true", help="run tests marked exhaustive too")
+
+
 def pytest_configure() -> None:
     """Take Ctrl-C up again where a shell's background job ignores it: tests send it to programs."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -28,9 +33,11 @@ def data_dir() -> Path:
     return folder
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark every test that uses the data, and skip GPU tests with a reason where there is none."""
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Mark tests that use the data; skip exhaustive ones, and GPU tests where there is none."""
     for item in items:
+        if item.get_closest_marker("exhaustive") and not config.getoption("exhaustive"):
+            item.add_marker(pytest.mark.skip(reason="runs with --exhaustive alone"))
         if "data_dir" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.data)
     gpu_tests = [item for item in items if item.get_closest_marker("gpu")]
