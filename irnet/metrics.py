@@ -1,4 +1,4 @@
-"""Measures of a prediction's error, with confidence intervals and tables per group."""
+"""Measures of a prediction's error, of numbers and of classes, with confidence intervals."""
 
 from __future__ import annotations
 
@@ -68,6 +68,112 @@ def error_quantile(predicted: ArrayLike, true: ArrayLike, level: float) -> float
     """
     p, t = _pair(predicted, true)
     return float(np.quantile(np.abs(p - t), level))
+
+
+def accuracy(predicted: ArrayLike, true: ArrayLike) -> float:
+    """Share of the rows whose class is predicted.
+
+    Args:
+        predicted: Number of the predicted class, (n,).
+        true: Number of the true one, (n,).
+    """
+    p, t = _pair(predicted, true)
+    return float((p == t).mean())
+
+
+def balanced_accuracy(predicted: ArrayLike, true: ArrayLike) -> float:
+    """Mean over the classes that occur of the share of their rows that is predicted as theirs.
+
+    Always the same class gives one over the number of classes, however common it is.
+
+    Args:
+        predicted: Number of the predicted class, (n,).
+        true: Number of the true one, (n,).
+    """
+    p, t = _pair(predicted, true)
+    return float(np.mean([(p[t == number] == number).mean() for number in np.unique(t)]))
+
+
+def f1_scores(predicted: ArrayLike, true: ArrayLike, classes: int) -> NDArray[np.float64]:
+    """Harmonic mean of precision and recall of each class.
+
+    Args:
+        predicted: Number of the predicted class, (n,).
+        true: Number of the true one, (n,).
+        classes: How many there are.
+
+    Returns:
+        (classes,); NaN for a class that neither occurs nor is predicted.
+    """
+    p, t = _pair(predicted, true)
+    numbers = np.arange(classes)[:, None]
+    of_class, as_class = t == numbers, p == numbers
+    either = of_class.sum(axis=1) + as_class.sum(axis=1)
+    both = (of_class & as_class).sum(axis=1)
+    return np.where(either > 0, 2 * both / np.maximum(either, 1), np.nan)
+
+
+def roc_auc(scores: ArrayLike, positive: ArrayLike) -> float:
+    """Area under the ROC curve: how often a positive row has a higher score than a negative one.
+
+    Ties count half (Hanley and McNeil, Radiology 143, 29, 1982).
+
+    Args:
+        scores: Higher for rows that are rather positive, (n,).
+        positive: Whether a row is, (n,), 0 or 1.
+
+    Returns:
+        0.5 for chance, 1 for a perfect order; NaN where all rows are of one kind.
+    """
+    s, t = _pair(scores, positive)
+    count = float(t.sum())
+    pairs = count * (len(t) - count)
+    if not pairs:
+        return float("nan")
+    return float(_ranks(s)[t > 0].sum() - count * (count + 1) / 2) / pairs
+
+
+def average_precision(scores: ArrayLike, positive: ArrayLike) -> float:
+    """Precision over the thresholds of the score, each weighted by the recall that it adds.
+
+    Args:
+        scores: Higher for rows that are rather positive, (n,).
+        positive: Whether a row is, (n,), 0 or 1.
+
+    Returns:
+        From the share of positive rows (chance) to 1; NaN where there are none.
+    """
+    s, t = _pair(scores, positive)
+    if not t.any():
+        return float("nan")
+    order = np.argsort(-s, kind="stable")
+    last = np.append(np.flatnonzero(np.diff(s[order])), len(s) - 1)
+    found = np.cumsum(t[order])[last]
+    return float((np.diff(found, prepend=0.0) * found / (last + 1)).sum() / t.sum())
+
+
+def log_loss(probabilities: ArrayLike, true: ArrayLike) -> float:
+    """Mean negative logarithm of the probability of the true class, in nats.
+
+    Args:
+        probabilities: Of each class, (n, classes); none counts as less than the float64 epsilon.
+        true: Number of the true class, (n,).
+
+    Raises:
+        DataError: If shapes differ, a value is not finite, or a number is no class's.
+    """
+    p, t = np.asarray(probabilities, dtype=np.float64), np.asarray(true, dtype=np.float64)
+    if p.ndim != 2 or p.shape[:1] != t.shape:
+        raise DataError(
+            f"probabilities have shape {p.shape}, true {t.shape}; give (n, classes) and (n,)"
+        )
+    wrong = ~np.isin(t, np.arange(p.shape[1]))
+    if wrong.any():
+        row = int(np.argmax(wrong))
+        raise DataError(f"true row {row} is {t[row]}, the number of none of {p.shape[1]} classes")
+    own = p[np.arange(len(t)), t.astype(np.int64)]
+    surprise, _ = _pair(-np.log(np.clip(own, np.finfo(np.float64).eps, 1.0)), t)
+    return float(surprise.mean())
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,16 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy.stats import binomtest, norm, spearmanr
 from scipy.stats import bootstrap as scipy_bootstrap
-from sklearn.metrics import mean_absolute_error, root_mean_squared_error
+from sklearn.metrics import (
+    accuracy_score,
+    average_precision_score,
+    balanced_accuracy_score,
+    f1_score,
+    log_loss,
+    mean_absolute_error,
+    roc_auc_score,
+    root_mean_squared_error,
+)
 from uncertainty_toolbox import metrics_calibration
 
 from irnet import DataError, metrics
@@ -147,3 +156,73 @@ def test_miscalibration_area_against_a_fine_grid(observed: list[float]) -> None:
 def test_reliability_takes_levels() -> None:
     curve = metrics.reliability(lambda level: ([0.0], [level]), [0.4], levels=(0.3, 0.5))
     assert curve.observed == (0.0, 1.0)
+
+
+labelled = st.integers(2, 5).flatmap(
+    lambda classes: st.integers(2, 40).flatmap(
+        lambda rows: st.tuples(
+            arrays(np.float64, (rows, classes), elements=st.integers(1, 8).map(float)),
+            arrays(np.int64, rows, elements=st.integers(0, classes - 1)),
+        )
+    )
+)
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.UndefinedMetricWarning")
+@pytest.mark.filterwarnings("ignore:A single label was found:UserWarning")
+@pytest.mark.filterwarnings("ignore:y_pred contains classes not in y_true:UserWarning")
+@given(labelled)
+def test_measures_of_classes_are_those_of_scikit_learn(
+    drawn: tuple[np.ndarray, np.ndarray],
+) -> None:
+    amounts, true = drawn
+    probabilities = amounts / amounts.sum(axis=1, keepdims=True)
+    predicted = probabilities.argmax(axis=1)
+    numbers = range(probabilities.shape[1])
+    assert metrics.accuracy(predicted, true) == pytest.approx(accuracy_score(true, predicted))
+    assert metrics.balanced_accuracy(predicted, true) == pytest.approx(
+        balanced_accuracy_score(true, predicted)
+    )
+    assert metrics.f1_scores(predicted, true, len(numbers)) == pytest.approx(
+        f1_score(true, predicted, average=None, labels=list(numbers), zero_division=np.nan),
+        nan_ok=True,
+    )
+    assert metrics.log_loss(probabilities, true) == pytest.approx(
+        log_loss(true, probabilities, labels=list(numbers))
+    )
+    for number in numbers:
+        scores, positive = probabilities[:, number], true == number
+        auc, precision = (
+            metrics.roc_auc(scores, positive),
+            metrics.average_precision(scores, positive),
+        )
+        if positive.any() and not positive.all():
+            assert auc == pytest.approx(roc_auc_score(positive, scores))
+        else:
+            assert np.isnan(auc)
+        if positive.any():
+            assert precision == pytest.approx(average_precision_score(positive, scores))
+        else:
+            assert np.isnan(precision)
+
+
+def test_a_class_that_was_impossible_costs_no_infinite_loss() -> None:
+    assert metrics.log_loss([[1.0, 0.0]], [1]) == pytest.approx(
+        log_loss([1], [[1.0, 0.0]], labels=[0, 1])
+    )
+
+
+@pytest.mark.parametrize(
+    ("probabilities", "true", "message"),
+    [
+        ([[0.5, 0.5]], [2], "true row 0 is 2.0, the number of none of 2 classes"),
+        ([[0.5, 0.5]], [0, 1], r"shape \(1, 2\), true \(2,\)"),
+        ([0.5, 0.5], [0, 1], r"shape \(2,\)"),
+        ([[np.nan, 0.5]], [0], "row 0 is nan"),
+    ],
+)
+def test_probabilities_that_are_none(
+    probabilities: list[object], true: list[int], message: str
+) -> None:
+    with pytest.raises(DataError, match=message):
+        metrics.log_loss(probabilities, true)
