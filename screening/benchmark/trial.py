@@ -23,6 +23,9 @@ from screening.errors import InputDataError
 
 RESULT_FORMAT: Final = 1
 
+MOST_ROW_ERRORS: Final = 200
+"""Rows of a test group up to which every row's error is kept, for intervals from a bootstrap."""
+
 HELD_OUT: Final = "held-out"
 """Test group of every trial: the rows that its hold-out took out of training."""
 
@@ -120,6 +123,8 @@ class TestErrors:
         p90: 90th percentile of the absolute error.
         quantiles: The absolute error's 0th, 1st, ..., 100th percentile: 101 values, for the
             cumulative distribution.
+        errors: Absolute error of each row in the order of the test group, shape (rows,); empty for
+            groups of more than `MOST_ROW_ERRORS` rows.
     """
 
     __test__ = False  # no test of pytest's, in spite of its name
@@ -131,6 +136,7 @@ class TestErrors:
     bias: float
     p90: float
     quantiles: tuple[float, ...] = field(repr=False)
+    errors: tuple[float, ...] = field(default=(), repr=False)
 
     @classmethod
     def measure(cls, predicted: NDArray[np.float64], true: NDArray[np.float64]) -> TestErrors:
@@ -147,7 +153,8 @@ class TestErrors:
 
         spread = float(np.square(true - true.mean()).sum()) if len(true) else 0.0
         rmse = metrics.rmse(predicted, true)
-        quantiles = np.quantile(np.abs(predicted - true), np.linspace(0, 1, 101))
+        errors = np.abs(predicted - true)
+        quantiles = np.quantile(errors, np.linspace(0, 1, 101))
         return cls(
             rows=len(true),
             mae=metrics.mae(predicted, true),
@@ -156,6 +163,7 @@ class TestErrors:
             bias=metrics.bias(predicted, true),
             p90=metrics.error_quantile(predicted, true, 0.9),
             quantiles=tuple(quantiles.tolist()),
+            errors=tuple(errors.tolist()) if len(errors) <= MOST_ROW_ERRORS else (),
         )
 
 
@@ -214,7 +222,11 @@ class TrialResult:
             **{each.name: getattr(self, each.name) for each in fields(self)},
             "trial": self.trial.to_json(),
             "test": {
-                group: {**asdict(errors), "quantiles": list(errors.quantiles)}
+                group: {
+                    **asdict(errors),
+                    "quantiles": list(errors.quantiles),
+                    "errors": list(errors.errors),
+                }
                 for group, errors in self.test.items()
             },
             "history": [dict(entry) for entry in self.history],
@@ -236,7 +248,13 @@ class TrialResult:
             raise ValueError(f"format {written}, this version reads {RESULT_FORMAT}")
         given["trial"] = Trial.from_json(given["trial"])
         given["test"] = {
-            group: TestErrors(**{**errors, "quantiles": tuple(errors["quantiles"])})
+            group: TestErrors(
+                **{
+                    **errors,
+                    "quantiles": tuple(errors["quantiles"]),
+                    "errors": tuple(errors["errors"]),
+                }
+            )
             for group, errors in given["test"].items()
         }
         given["history"] = tuple(given["history"])
