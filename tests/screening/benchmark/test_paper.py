@@ -1,4 +1,4 @@
-"""The constants against the text of the paper's sections 1, 4.1.4, 4.2 and 5, which say the same."""
+"""The constants against the text of the paper, which says the same in sections 4 and 5."""
 
 from __future__ import annotations
 
