@@ -11,7 +11,7 @@ threshold or a value: 5 bytes on average, and no pickle.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -28,6 +28,8 @@ from .errors import DataError, ModelFileError, check_feature_names
 from .metrics import mae
 from .rows import check_data, hash_data, split_rows
 from .storage import read_tensors, write_tensors
+
+Array = NDArray[Any]
 
 _KIND = "an irnet random forest"
 _FORMAT = 1
@@ -146,6 +148,22 @@ class Forest:
         predicted: NDArray[np.float64] = np.concatenate([s[-1] for s in sums] or [np.empty(0)])
         return predicted / self.trees
 
+    def predict_trees(self, features: NDArray[np.floating]) -> NDArray[np.float64]:
+        """Predict rows of unscaled features by each tree alone.
+
+        Args:
+            features: (n, features) in the order of `feature_names`.
+
+        Returns:
+            (n, trees), float64.
+
+        Raises:
+            DataError: If a value is not finite; names row and column.
+        """
+        x = np.ascontiguousarray(features, dtype=np.float32)
+        self._check_finite(x)
+        return np.stack(list(self._each_tree(x)), axis=1)
+
     def pruned(self, *, nodes: int, trees: int | None = None) -> Forest:
         """Cut the forest down to a number of nodes at the least cost in squared error.
 
@@ -217,11 +235,33 @@ class Forest:
         Raises:
             ValueError: If the precision is unknown.
         """
+        arrays = self.to_arrays(precision, prunable)
+        header = {
+            "kind": _KIND,
+            "format": _FORMAT,
+            "feature_names": list(self.feature_names),
+            "card": dict(self.card),
+        }
+        write_tensors(Path(path), {k: torch.from_numpy(a) for k, a in arrays.items()}, header)
+
+    def to_arrays(self, precision: str = "float32", prunable: bool = True) -> dict[str, Array]:
+        """Return what a file holds of the trees.
+
+        Args:
+            precision: "float32" or "float16" for the leaves' values; thresholds stay float32.
+            prunable: Whether the leaves' row counts are among it; `pruned` needs them.
+
+        Returns:
+            Arrays of one axis each by name, for `from_arrays`.
+
+        Raises:
+            ValueError: If the precision is unknown.
+        """
         kinds = {"float32": np.float32, "float16": np.float16}
         if precision not in kinds:
             raise ValueError(f"precision {precision!r} is none of {', '.join(kinds)}")
         leaf = self._shape.leaf
-        arrays: dict[str, NDArray[Any]] = {
+        arrays: dict[str, Array] = {
             "sizes": self.sizes,
             "feature": self.feature,
             "threshold": self.threshold[~leaf],
@@ -231,13 +271,7 @@ class Forest:
             counts = self.count[leaf]
             small = counts.max() <= np.iinfo(np.uint16).max
             arrays["count"] = counts.astype(np.uint16 if small else np.uint32)
-        header = {
-            "kind": _KIND,
-            "format": _FORMAT,
-            "feature_names": list(self.feature_names),
-            "card": dict(self.card),
-        }
-        write_tensors(Path(path), {k: torch.from_numpy(a) for k, a in arrays.items()}, header)
+        return arrays
 
     @classmethod
     def load(cls, path: Path | str) -> Forest:
@@ -260,33 +294,101 @@ class Forest:
                     f"{path}: written in format {header['format']}, this version reads {_FORMAT}"
                 )
             arrays = {key: tensor.numpy() for key, tensor in tensors.items()}
-            for name, kinds in _STORED.items():
-                if name in arrays and not (arrays[name].ndim == 1 and arrays[name].dtype in kinds):
-                    found = arrays[name]
-                    raise ValueError(f"{name} is {found.dtype} of shape {found.shape}")
-            feature = arrays["feature"]
-            leaf = feature == _LEAF
-            threshold = np.full(len(feature), np.nan, dtype=np.float32)
-            threshold[~leaf] = arrays["threshold"]
-            value = np.full(len(feature), np.nan, dtype=np.float32)
-            value[leaf] = arrays["value"]
-            count = None
-            if "count" in arrays:
-                count = np.zeros(len(feature), dtype=np.uint32)
-                count[leaf] = arrays["count"]
-            forest = cls(
-                feature_names=tuple(map(str, header["feature_names"])),
-                sizes=arrays["sizes"],
-                feature=feature,
-                threshold=threshold,
-                value=value,
-                count=count,
-                card=dict(header["card"]),
-            )
-            forest._check_structure()
+            return cls.from_arrays(arrays, tuple(map(str, header["feature_names"])), header["card"])
         except (IndexError, KeyError, TypeError, ValueError) as error:
             raise ModelFileError(f"{path}: arrays or header do not fit ({error})") from error
+
+    @classmethod
+    def from_arrays(
+        cls, arrays: Mapping[str, Array], feature_names: Sequence[str], card: Mapping[str, Any]
+    ) -> Forest:
+        """Return the forest whose `to_arrays` these are; they may come from a stranger's file.
+
+        Args:
+            arrays: By name; others than the forest's are left alone.
+            feature_names: Columns that it was fitted on, in order.
+            card: Facts of the fit.
+
+        Raises:
+            IndexError: Arrays have other lengths than they should.
+            KeyError: An array is missing.
+            ValueError: Arrays are of another type, the nodes form no whole trees, a node splits on
+                a feature that there is not, or a threshold or value is not finite.
+        """
+        for name, kinds in _STORED.items():
+            if name in arrays and not (arrays[name].ndim == 1 and arrays[name].dtype in kinds):
+                found = arrays[name]
+                raise ValueError(f"{name} is {found.dtype} of shape {found.shape}")
+        feature = arrays["feature"]
+        leaf = feature == _LEAF
+        threshold = np.full(len(feature), np.nan, dtype=np.float32)
+        threshold[~leaf] = arrays["threshold"]
+        value = np.full(len(feature), np.nan, dtype=np.float32)
+        value[leaf] = arrays["value"]
+        count = None
+        if "count" in arrays:
+            count = np.zeros(len(feature), dtype=np.uint32)
+            count[leaf] = arrays["count"]
+        forest = cls(
+            feature_names=tuple(feature_names),
+            sizes=arrays["sizes"],
+            feature=feature,
+            threshold=threshold,
+            value=value,
+            count=count,
+            card=dict(card),
+        )
+        forest._check_structure()
         return forest
+
+    @classmethod
+    def of_nodes(
+        cls,
+        feature_names: Sequence[str],
+        sizes: Sequence[int],
+        leaf: NDArray[np.bool_],
+        feature: NDArray[np.integer],
+        threshold: NDArray[np.float64],
+        value: NDArray[np.float64],
+        count: NDArray[np.floating] | None = None,
+    ) -> Forest:
+        """Build a forest from the nodes of trees that were fitted elsewhere.
+
+        Args:
+            feature_names: Columns that they were fitted on, in order.
+            sizes: Nodes of each tree, (trees,).
+            leaf: Which nodes are leaves, (nodes,); each tree in preorder.
+            feature: Column that a node splits on, (nodes,); anything at leaves.
+            threshold: A row goes left if its float32 feature is at most this float64, (nodes,);
+                anything at leaves.
+            value: Prediction of a leaf, (nodes,); anything at inner nodes. Kept as float32.
+            count: Training rows in a leaf, (nodes,), if known; pruning needs them.
+
+        Returns:
+            The forest, with an empty card.
+
+        Raises:
+            DataError: There are too many features.
+        """
+        if len(feature_names) >= _LEAF:
+            raise DataError(
+                f"{len(feature_names)} features; a forest's file holds at most {_LEAF - 1}"
+            )
+        # the largest float32 that is not above: float32 features compare with it as with the
+        # float64
+        single = threshold.astype(np.float32)
+        above = single.astype(np.float64) > threshold
+        single[above] = np.nextafter(single[above], np.float32(-np.inf))
+        single[leaf] = np.nan
+        return cls(
+            feature_names=tuple(feature_names),
+            sizes=np.array(sizes, dtype=np.int64),
+            feature=np.where(leaf, _LEAF, feature).astype(np.uint16),
+            threshold=single,
+            value=np.where(leaf, value.astype(np.float32), np.float32(np.nan)),
+            count=None if count is None else np.where(leaf, count, 0).round().astype(np.uint32),
+            card={},
+        )
 
     def _check_structure(self) -> None:
         leaf = self.feature == _LEAF
@@ -337,11 +439,19 @@ class Forest:
         self, x: NDArray[np.float32], stops: Sequence[int] = ()
     ) -> list[NDArray[np.float64]]:
         """Sums over the first trees for each of `stops`, then over all, (rows,) each."""
+        total = np.zeros(len(x))
+        sums = []
+        for tree, values in enumerate(self._each_tree(x)):
+            total += values
+            if tree + 1 in stops:
+                sums.append(total.copy())
+        return [*sums, total]
+
+    def _each_tree(self, x: NDArray[np.float32]) -> Iterator[NDArray[np.float64]]:
+        """Predictions of one tree after the other, (rows,) each."""
         # one level at a time for all rows of the block: the arrays of one tree stay in the cache
         walk = self._walk
         flat, base = x.reshape(-1), np.arange(len(x)) * x.shape[1]
-        total = np.zeros(len(x))
-        sums = []
         for tree in range(self.trees):
             node = np.full(len(x), walk.roots[tree])
             for _ in range(walk.depth[tree]):
@@ -352,10 +462,7 @@ class Forest:
                 node *= 2
                 node += seen > bound
                 node = np.take(walk.children, node, mode="clip")
-            total += walk.value[node]
-            if tree + 1 in stops:
-                sums.append(total.copy())
-        return [*sums, total]
+            yield walk.value[node]
 
     def _predict_on_device(self, x: Tensor) -> Tensor:
         x = x.float()
@@ -539,8 +646,6 @@ def fit_forest(
     """
     started = time.perf_counter()
     x, y, names = check_data(features, target, feature_names)
-    if len(names) >= _LEAF:
-        raise DataError(f"{len(names)} features; a forest's file holds at most {_LEAF - 1}")
     if search and parameters is not None:
         raise DataError("parameters are given, but the search would replace them: search=False")
     labels = None
@@ -634,22 +739,13 @@ def _fit(
     def joined(values: Sequence[NDArray[Any]]) -> NDArray[Any]:
         return np.concatenate(list(values))
 
-    leaf = joined([tree.children_left < 0 for tree in trees])
-    exact = joined([tree.threshold for tree in trees])
-    # the largest float32 that is not above: float32 features compare with it as with the float64
-    threshold = exact.astype(np.float32)
-    above = threshold.astype(np.float64) > exact
-    threshold[above] = np.nextafter(threshold[above], np.float32(-np.inf))
-    threshold[leaf] = np.nan
-    value = joined([tree.value[:, 0, 0] for tree in trees]).astype(np.float32)
-    count = joined([tree.weighted_n_node_samples for tree in trees])
-    forest = Forest(
-        feature_names=names,
-        sizes=np.array([tree.node_count for tree in trees], dtype=np.int64),
-        feature=np.where(leaf, _LEAF, joined([tree.feature for tree in trees])).astype(np.uint16),
-        threshold=threshold,
-        value=np.where(leaf, value, np.float32(np.nan)),
-        count=np.where(leaf, count, 0).round().astype(np.uint32),
-        card={},
+    forest = Forest.of_nodes(
+        names,
+        [tree.node_count for tree in trees],
+        joined([tree.children_left < 0 for tree in trees]),
+        joined([tree.feature for tree in trees]),
+        joined([tree.threshold for tree in trees]),
+        joined([tree.value[:, 0, 0] for tree in trees]),
+        joined([tree.weighted_n_node_samples for tree in trees]),
     )
     return forest, joined([tree.n_node_samples for tree in trees])

@@ -38,6 +38,17 @@ def test_predictions_equal_scikit_learn(
         np.testing.assert_allclose(forest.predict(x), reference.predict(x), rtol=0, atol=1e-6)
 
 
+def test_each_tree_equals_scikit_learn(
+    forest: Forest, reference: RandomForestRegressor, table: Any
+) -> None:
+    x = fresh_rows(100)
+    own = np.stack([tree.predict(x) for tree in reference.estimators_], axis=1)
+    np.testing.assert_allclose(forest.predict_trees(x), own, rtol=0, atol=1e-6)
+    x[7, 2] = np.nan
+    with pytest.raises(DataError, match="row 7, column 'column 2' is nan"):
+        forest.predict_trees(x)
+
+
 def test_thresholds_split_float32_like_float64() -> None:
     # neighbouring float32 values: their middle is no float32
     low = np.float32(4.0)
