@@ -41,8 +41,8 @@ class ErrorReportingGroup(TyperGroup):
             code = exit_code_of(error)
             if code is None:
                 raise
-            message = str(error) or "interrupted"
-            echo(f"error: {message}", err=True)
+            wanted = isinstance(error, KeyboardInterrupt)
+            echo((str(error) or "interrupted") if wanted else f"error: {error}", err=True)
             raise typer.Exit(code) from error
 
 

@@ -47,6 +47,9 @@ from screening.lock import locked
 from screening.manifest_check import check_manifest
 from screening.parquet import read_columns
 
+_WORDS: Final = {"keep_top": "--keep-top", "kept_by": "order of the kept"}
+"""What people know entries of a manifest as, where that is another word."""
+
 _OF_THE_HULL: Final = ("references", "competitors", "compete", "stable_within")
 """Settings in which a campaign may differ from one whose predictions it takes over."""
 
@@ -660,7 +663,7 @@ def _compare(before: Mapping[str, Any], now: Mapping[str, Any], prefix: str = ""
     differences = []
     for key in dict.fromkeys((*before, *now)):
         old, new = before.get(key), now.get(key)
-        name = f"{prefix}{key}"
+        name = f"{prefix}{_WORDS.get(key, key)}"
         if old == new:
             continue
         if isinstance(old, Mapping) and isinstance(new, Mapping):

@@ -820,7 +820,7 @@ def test_a_source_of_another_kind_is_refused(tmp_path: Path, ensemble: Ensemble)
     source = train(tmp_path / "source")
     x, y, names = data()
     other = RECIPE.with_changes(architecture="8BARx2-1")
-    with pytest.raises(ArchitectureError, match=r"init_from is 16BARx2-8BARx1-1 with relu, .* 8BARx2-1"):
+    with pytest.raises(ArchitectureError, match=r"is 16BARx2-8BARx1-1 with relu, .* 8BARx2-1"):
         train(tmp_path / "a", recipe=other, init_from=source)
     with pytest.raises(FeatureMismatchError, match="member 0 of init_from expects 12 features"):
         train(tmp_path / "a", init_from=ensemble)

@@ -475,7 +475,7 @@ def test_ctrl_c_ends_in_one_message(
     data = training_data
     result = screening(command, data, "--out", out, "--workers", 0, *options)
     assert result.exit_code == 130, result.output
-    assert result.stderr.count("error: interrupted; ") == 1
+    assert result.stderr.count("interrupted; ") == 1
     assert kept in result.stderr
     assert not out.is_file()
 
