@@ -1,15 +1,15 @@
 """A trial, one fit of one model to some rows, and its result; both as JSON.
 
 A trial says everything that decides its result but the data's content and the meaning of names
-(recipes, architectures, grids); those are in the result's `fingerprint`, so that a result is never
-taken for that of another trial.
+(recipes, architectures, grids). The result holds digests of these, so that it is never taken for
+that of another trial.
 """
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -57,6 +57,8 @@ class Trial:
             from these.
         tests: What it is tested on besides the held-out rows, see
             `screening.benchmark.data.EXTRA_TESTS`.
+        watched_rows: Held-out rows whose error is recorded after every epoch of a network; drawn
+            with a fixed seed, None for all of them.
         search: Whether a baseline's hyperparameters are searched in its grid.
         seed: Of weights, batches and validation split, or of the baseline.
         shortened: What was made smaller than in the paper for lack of time, in words; empty for
@@ -75,6 +77,7 @@ class Trial:
     holdout: str = "formulas"
     train_rows: int | None = None
     tests: tuple[str, ...] = ()
+    watched_rows: int | None = 0
     search: bool = False
     seed: int = 0
     shortened: str = ""
@@ -173,20 +176,23 @@ class TrialResult:
 
     Attributes:
         trial: The trial.
-        fingerprint: SHA-256 of everything that decides the result: the trial, its recipe and
-            architecture or grid in full, and the data.
+        fingerprint: SHA-256 of what the trial asks for, its recipe and architecture or grid in
+            full; `label` and `shortened` are words and do not count.
+        data_sha256: Of the data that it was trained and tested on.
         failure: Why there is no result; None where there is one. The rest is then empty.
         train_rows: Rows that it was trained on, validation rows included.
         unit: Of the target and of all errors.
         test: Errors by group: ``held-out``, and those of the trial's `tests`: ``known`` and
             ``virtual`` (held-out rows that are and are not ICSD-flagged), ``prototype/<label>``,
             ``element/<symbol>``, ``eval/<kind>/<geometry>`` (kind such as ``B2`` or ``all``,
-            geometry ``relaxed`` or ``ideal``, all energy schemes) and
-            ``eval/<kind>/<geometry>/MP-legacy`` (only the scheme of the training data), or
+            geometry ``relaxed`` or ``ideal``; formulas that no model is trained on) and, of these,
+            ``eval/<kind>/<geometry>/strict`` (not ICSD-flagged in any structure) and
+            ``eval/<kind>/<geometry>/MP-legacy`` (the energy scheme of the training data), or
             ``batch-statistics/<rows>`` (the held-out rows, predicted in batches of so many with
             batch norm in training mode).
         history: For a network, one entry per epoch: ``train_mae``, ``validation_mae``,
-            ``watched_mae`` (held-out rows; they decide nothing), ``learning_rate``.
+            ``watched_mae`` (of held-out rows, which decide nothing, where there are any watched),
+            ``learning_rate``.
         figures: Further single numbers: for a network ``best_epoch`` (from 0, by validation),
             ``watched_mae_at_best_validation``, ``lowest_watched_mae`` (choosing the epoch on the
             test set).
@@ -201,6 +207,7 @@ class TrialResult:
 
     trial: Trial
     fingerprint: str
+    data_sha256: str = ""
     failure: str | None = None
     train_rows: int = 0
     unit: str = ""
@@ -287,29 +294,6 @@ class TrialResult:
 def result_path(work: Path, trial: Trial) -> Path:
     """Where the result of a trial is: ``<work>/<benchmark>/<name>.json``."""
     return work / trial.benchmark / f"{trial.name}.json"
-
-
-def read_results(work: Path, trials: Sequence[Trial]) -> list[TrialResult]:
-    """Read the results of trials that are there.
-
-    Args:
-        work: Folder of all benchmarks' work.
-        trials: The trials as they are defined now.
-
-    Returns:
-        Results, failures included, in the order of the trials; none of a trial that has another
-        specification now.
-
-    Raises:
-        InputDataError: A file is damaged.
-    """
-    paths = [result_path(work, trial) for trial in trials]
-    found = [TrialResult.read(path) if path.exists() else None for path in paths]
-    return [
-        result
-        for trial, result in zip(trials, found, strict=True)
-        if result is not None and result.trial == trial
-    ]
 
 
 def _strict(value: Any) -> Any:
