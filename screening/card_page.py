@@ -16,9 +16,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from screening.classification import describe_accuracy, tabulate_classes, tabulate_each_class
 from screening.errors import ModelError
 from screening.model_card import Card, Reliability, Score, read_card
-from screening.model_library import ENSEMBLE_NAME, ENTHALPY_UNIT, load_model, model_files
+from screening.model_library import (
+    ENSEMBLE_NAME,
+    ENTHALPY_UNIT,
+    join_classes,
+    load_model,
+    model_files,
+)
 from screening.page import (
     build_details,
     build_document,
@@ -48,7 +55,7 @@ class CardFacts:
         unit: Unit of the predictions.
         members: Record of each network as its ensemble keeps it: epochs, errors, history.
         errors: Predicted minus true on the held-out rows by predictor, each of shape (n,); empty
-            where the model has none of these rows.
+            where the model has none of these rows or predicts classes.
     """
 
     megabytes: float
@@ -79,11 +86,13 @@ def collect_facts(folder: Path, device: str = "auto") -> CardFacts:
         raise ModelError(
             f"{path} is missing or damaged ({error}). Get or train the model again."
         ) from error
+    numbers = read_card(folder).classification is None
+    errors = _held_out_errors(folder, device) if numbers else {}
     return CardFacts(
         megabytes=sum(file.stat().st_size for file in model_files(folder)) / 1e6,
         unit=unit,
         members=members,
-        errors=_held_out_errors(folder, device),
+        errors=errors,
     )
 
 
@@ -100,9 +109,10 @@ def render_page(card: Card, facts: CardFacts) -> str:
     parts = [
         *_head(card, facts),
         *_held_out(card, facts),
+        *_classes(card),
         *_search(card, facts.unit),
         *_intervals(card, facts.unit),
-        *_learning(facts),
+        *_learning(card, facts),
         *_data(card),
         *_making(card, facts.unit),
         *_limits(card),
@@ -150,9 +160,9 @@ def _held_out_errors(folder: Path, device: str) -> dict[str, NDArray[np.float64]
 def _head(card: Card, facts: CardFacts) -> list[str]:
     score = card.find_score("held_out")
     entries = {
-        "predicts": f"{card.data.target} in {facts.unit}",
+        "predicts": _name_prediction(card, facts.unit),
         "networks": f"{card.training.members} × {card.training.architecture}",
-        "Random Forest": "yes" if card.training.forest is not None else "no",
+        "Random Forest": _name_forest(card),
         "trained on": f"{card.data.rows:,} structures, {card.data.formulas:,} compositions, "
         f"{len(card.data.elements)} elements",
         "size": f"{facts.megabytes:.1f} MB",
@@ -161,11 +171,26 @@ def _head(card: Card, facts: CardFacts) -> list[str]:
     }
     if score is not None:
         entries["held-out error"] = f"{score.mae:.4f} {facts.unit} (n = {score.n:,})"
+    accuracy = None if card.classification is None else describe_accuracy(card.classification)
+    if accuracy is not None:
+        entries["on held-out rows"] = accuracy
     return [
         f"<h1>{escape(card.name)}</h1>",
         f"<p>{escape(card.description)}</p>",
         build_facts(entries),
     ]
+
+
+def _name_prediction(card: Card, unit: str) -> str:
+    if card.classification is None:
+        return f"{card.data.target} in {unit}"
+    return f"classes of {card.data.target}: {join_classes(card.classification.classes)}"
+
+
+def _name_forest(card: Card) -> str:
+    if card.classification is not None and card.classification.forest is not None:
+        return "measured, not kept"
+    return "yes" if card.training.forest is not None else "no"
 
 
 def _held_out(card: Card, facts: CardFacts) -> list[str]:
@@ -197,6 +222,26 @@ def _held_out(card: Card, facts: CardFacts) -> list[str]:
             )
         )
     return parts
+
+
+def _classes(card: Card) -> list[str]:
+    found = card.classification
+    if found is None:
+        return []
+    parts = ["<h2>Classes</h2>"]
+    if found.split_at is not None:
+        parts.append(
+            f"<p>{escape(card.data.target)} is a number; it was cut in two at "
+            f"{found.split_at:g}.</p>"
+        )
+    if found.held_out:
+        parts += [
+            "<p>The most common class is that of the training rows, with the shares of the classes "
+            "there as probabilities: what one knows without a model.</p>",
+            build_table(tabulate_classes(found), "Held-out rows; the log loss in nats"),
+        ]
+    rows = tabulate_each_class(found)
+    return [*parts, build_table(rows, "Each class; AP is the average precision", words=rows[0][:1])]
 
 
 def _search(card: Card, unit: str) -> list[str]:
@@ -245,6 +290,8 @@ def _search(card: Card, unit: str) -> list[str]:
 
 
 def _intervals(card: Card, unit: str) -> list[str]:
+    if card.classification is not None:
+        return []
     parts = ["<h2>Intervals</h2>"]
     fitted = card.calibration
     if fitted is None:
@@ -298,11 +345,15 @@ def _intervals(card: Card, unit: str) -> list[str]:
     return parts
 
 
-def _learning(facts: CardFacts) -> list[str]:
+def _learning(card: Card, facts: CardFacts) -> list[str]:
     histories = [member["history"] for member in facts.members if member.get("history")]
     if not histories:
         return []
-    rows = [["network", "epochs", "best epoch", "training MAE", "validation MAE", "rows", "time"]]
+    metric, name, unit = "mae", "MAE", facts.unit
+    if card.classification is not None:
+        metric, name, unit = "cross_entropy", "cross-entropy", "nats"
+    measured = (f"training {name}", f"validation {name}")
+    rows = [["network", "epochs", "best epoch", *measured, "rows", "time"]]
     for number, member in enumerate(facts.members):
         history, best = member.get("history") or [], int(member.get("best_epoch", 0))
         at_best = history[best - 1] if 0 < best <= len(history) else {}
@@ -311,8 +362,8 @@ def _learning(facts: CardFacts) -> list[str]:
                 str(number + 1),
                 str(member.get("epochs", "")),
                 str(best),
-                f"{at_best['train_mae']:.4f}" if at_best else "",
-                f"{at_best['validation_mae']:.4f}" if at_best else "",
+                f"{at_best[f'train_{metric}']:.4f}" if at_best else "",
+                f"{at_best[f'validation_{metric}']:.4f}" if at_best else "",
                 f"{member.get('train_rows', 0):,} + {member.get('validation_rows', 0):,}",
                 f"{member.get('seconds', 0):,.0f} s",
             ]
@@ -320,11 +371,11 @@ def _learning(facts: CardFacts) -> list[str]:
     return [
         "<h2>Learning curves</h2>",
         build_figure(
-            plot_learning_curves(histories, facts.unit),
+            plot_learning_curves(histories, unit, metric),
             "Error of each network after each epoch. The training error is taken while the weights "
             "still move and with dropout or noise if there is any, so it can lie above the other.",
         ),
-        build_table(rows, f"At the epoch whose weights were kept, {facts.unit}"),
+        build_table(rows, f"At the epoch whose weights were kept, {unit}"),
     ]
 
 
@@ -352,10 +403,13 @@ def _data(card: Card) -> list[str]:
 
 def _making(card: Card, unit: str) -> list[str]:
     training, cost = card.training, card.compression
+    forest_settings = training.forest
+    if card.classification is not None:
+        forest_settings = card.classification.forest
     entries = {
         "recipe": _join(training.recipe),
         "seed": str(training.seed),
-        "forest": "none" if training.forest is None else _join(training.forest),
+        "forest": "none" if forest_settings is None else _join(forest_settings),
         "share held out": f"{training.holdout:g}",
         "largest structure": "no limit" if training.max_sites is None else f"{training.max_sites}",
         "time": ", ".join(f"{stage} {value:,.0f} s" for stage, value in training.seconds.items()),

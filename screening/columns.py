@@ -124,6 +124,20 @@ RF_ENTHALPY: Final = Column(
     "Formation enthalpy by the Random Forest, rounded to 1e-6; null if the model has no forest.",
     nullable=True,
 )
+PREDICTED_CLASS: Final = Column(
+    "predicted_class",
+    "string",
+    "",
+    "The likeliest class by the ensemble; the first of them where several are.",
+)
+CLASS_PROBABILITY: Final = Column(
+    "probability_*",
+    "double",
+    "",
+    "Probability of the class whose name follows: mean over the ensemble's members of their "
+    "softmax, rounded to 1e-6. Not calibrated.",
+    required=False,
+)
 PROTOTYPE: Final = Column("prototype", "string", "", "Name of the crystal prototype.")
 SITES: Final = (
     Column(
@@ -538,11 +552,37 @@ PREDICTIONS: Final = TableKind(
     ),
 )
 
+CLASS_PREDICTIONS: Final = TableKind(
+    "class predictions",
+    "Predictions for structures of the user's own by a model of classes (`screening predict`).",
+    (
+        ID,
+        FORMULA,
+        PREDICTED_CLASS,
+        CLASS_PROBABILITY,
+        Column(
+            KNOWN.name,
+            KNOWN.dtype,
+            "",
+            "Whether a compound of this composition is in the model's training data.",
+        ),
+        *(
+            column
+            for column in KNOWN_DETAILS
+            if column.name in ("known_id", "nearest_known_formula", "nearest_known_distance")
+        ),
+        *CHEMISTRY,
+        UNSEEN,
+        IMPUTED,
+    ),
+)
+
 TABLES: Final = (
     RANKING,
     FAILED_CANDIDATES,
     SHARD,
     PREDICTIONS,
+    CLASS_PREDICTIONS,
     FEATURE_TABLE,
     IMPUTED_STRUCTURES,
     FAILED_STRUCTURES,

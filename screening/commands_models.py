@@ -23,7 +23,7 @@ from screening.printing import echo
 
 if TYPE_CHECKING:
     from screening.evaluation import Geometry
-    from screening.model_card import Card, Reliability, Score
+    from screening.model_card import Card, ClassificationCard, Reliability, Score
 
 GEOMETRIES: tuple[Geometry, ...] = ("ideal", "relaxed")
 
@@ -152,6 +152,7 @@ def show_model(
     _print_card(card, f"{size:.1f} MB", unit)
     _print_making(card)
     print_scores(card.held_out, "held-out rows", unit)
+    print_classification(card.classification)
     measured = {"evaluation set": card.evaluation, "cross-validation": card.cross_validation}
     found = {name: evaluation for name, evaluation in measured.items() if evaluation is not None}
     for name, evaluation in found.items():
@@ -254,6 +255,22 @@ def print_scores(scores: Sequence[Score], title: str, unit: str = "eV/atom") -> 
     print_table(f"{title}, {unit}", rows)
 
 
+def print_classification(card: ClassificationCard | None) -> None:
+    """Print the classes of a model and how well it tells them apart; nothing where it has none.
+
+    Args:
+        card: What was measured.
+    """
+    if card is None:
+        return
+    from screening.classification import tabulate_classes, tabulate_each_class
+
+    rows = tabulate_classes(card)
+    if len(rows) > 1:
+        print_table("held-out rows", rows)
+    print_table("classes (AP: average precision)", tabulate_each_class(card))
+
+
 def print_reliability(reliabilities: Sequence[Reliability], title: str) -> None:
     """Print how well the intervals of a model do as a table; nothing where there are none.
 
@@ -280,8 +297,11 @@ def _print_making(card: Card) -> None:
         f"time: {seconds}; machine: {training.machine}",
         f"data files (sha256): {files}",
     ]
-    if training.forest is not None:
-        settings = ", ".join(f"{name} {value}" for name, value in training.forest.items())
+    forest_settings = training.forest
+    if card.classification is not None:
+        forest_settings = card.classification.forest
+    if forest_settings is not None:
+        settings = ", ".join(f"{name} {value}" for name, value in forest_settings.items())
         lines.append(f"forest: {settings}")
     if cost is not None:
         forest = (
@@ -309,6 +329,12 @@ def _print_card(card: Card, size: str, unit: str) -> None:
     )
     if score is not None:
         echo(f"  held-out MAE {score.mae:.4f} {unit} (n = {score.n:,})")
+    if card.classification is not None:
+        from screening.classification import describe_accuracy
+
+        accuracy = describe_accuracy(card.classification)
+        if accuracy is not None:
+            echo(f"  held-out {accuracy}")
     if card.calibration is not None:
         echo(
             f"  {card.calibration.level:.0%} intervals, fitted on {card.calibration.rows:,} "

@@ -33,6 +33,7 @@ from screening.features import Engine
 
 if TYPE_CHECKING:
     from screening.crystal import Crystal
+    from screening.feature_tables import ParallelMap
     from screening.features.table import Failure
     from screening.references import References
 
@@ -144,10 +145,11 @@ def predict(
     """Predict the formation enthalpy of your own structures, and how stable they are.
 
     Energies above hull need --references: competing phases that the model itself predicts are
-    offered for campaigns only. What cannot be used goes to OUT's .failures.parquet with its
-    reason.
+    offered for campaigns only. A model of classes predicts the likeliest class and the probability
+    of each instead. What cannot be used goes to OUT's .failures.parquet with its reason.
     """
-    from screening.model_library import NOT_CALIBRATED, load_enthalpy_model
+    from screening.model_card import read_card
+    from screening.model_library import NOT_CALIBRATED, find_model, load_enthalpy_model
     from screening.phases import MOST_ELEMENTS
     from screening.predict import (
         count_left_out,
@@ -161,6 +163,12 @@ def predict(
     chosen = check_engine(engine)
     check_output(out, overwrite, ".parquet")
     check_device(device)
+    if read_card(find_model(model)).classification is not None:
+        _refuse_hull(references, functional, stable_within)
+        _predict_classes(
+            inputs, out, model, chosen, device, run_in_parallel(workers, scheduler), top
+        )
+        return
     phases = _open_references(references, functional, stable_within)
     crystals, unread = _read_inputs(inputs, out)
     loaded = load_enthalpy_model(model)
@@ -204,6 +212,59 @@ def predict(
             "energy above hull"
         )
     _say_failures(everything, out)
+
+
+def _predict_classes(
+    inputs: Sequence[Path],
+    out: Path,
+    model: str,
+    engine: Engine,
+    device: str,
+    run: ParallelMap | None,
+    top: int,
+) -> None:
+    """Predict classes of structures, write and show them."""
+    from screening.columns import CLASS_PREDICTIONS
+    from screening.model_library import join_classes, load_classifier
+    from screening.predict import classify_structures, show_classes, write_predictions
+
+    crystals, unread = _read_inputs(inputs, out)
+    loaded = load_classifier(model)
+    with (
+        interruptible("nothing was written"),
+        tempfile.TemporaryDirectory(prefix="screening-") as work,
+        show_progress("sites") as [progress],
+    ):
+        table, failures = classify_structures(
+            loaded, crystals, Path(work), engine=engine, device=device, run=run, progress=progress
+        )
+    everything = [*unread, *failures]
+    _refuse_if_none(range(table.num_rows), everything, out)
+    write_predictions(table, everything, out, CLASS_PREDICTIONS)
+    shown = show_classes(table, top)
+    if len(shown):
+        title = f"{loaded.card.data.target}: {join_classes(loaded.ensemble.classes)}"
+        if len(shown) < table.num_rows:
+            title = (
+                f"first {len(shown):,} of {table.num_rows:,}, in the order of the input; {title}"
+            )
+        print_table(title, [list(shown.columns), *shown.astype(str).to_numpy().tolist()])
+    say(f"{out}: {count_structures(table.num_rows)}, model {loaded.card.name}")
+    _say_failures(everything, out)
+
+
+def _refuse_hull(path: Path | None, functional: str | None, stable_within: float | None) -> None:
+    """Refuse what belongs to energies above hull, which classes have none of."""
+    for option, value in (
+        ("--references", path),
+        ("--functional", functional),
+        ("--stable-within", stable_within),
+    ):
+        if value is not None:
+            raise ConfigurationError(
+                f"{option} {value} is for energies above hull, and the model predicts classes; "
+                "leave it out"
+            )
 
 
 def _open_references(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
+from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -22,7 +23,7 @@ from screening.command_parts import (
     say,
     show_progress,
 )
-from screening.commands_models import print_scores
+from screening.commands_models import print_classification, print_scores
 from screening.commands_structures import EngineOption, check_engine
 from screening.completion import complete_from, complete_model
 from screening.errors import ConfigurationError
@@ -37,7 +38,10 @@ if TYPE_CHECKING:
 RECIPES = ("default", "paper", "brnet", "ibrnet")
 ACTIVATIONS = ("relu", "tanh", "sigmoid", "leaky_relu")
 OPTIMIZERS = ("adamw", "adam", "sgd", "momentum", "rmsprop")
-LOSSES = ("mae", "mse", "cross_entropy")
+CROSS_ENTROPY = "cross_entropy"
+"""The loss that learns classes."""
+
+LOSSES = ("mae", "mse", CROSS_ENTROPY)
 SCHEDULES = ("one-cycle", "constant", "cosine", "step", "plateau")
 AVERAGINGS = ("none", "ema")
 PRECISIONS = ("auto", "bf16", "fp32")
@@ -113,15 +117,29 @@ def train(
     ],
     out: Annotated[Path, typer.Option(help="Model folder to write.")],
     target: Annotated[
-        str, typer.Option(metavar="COLUMN", help="Column of numbers to learn.")
-    ] = "formation_energy_per_atom",
-    unit: Annotated[
         str,
         typer.Option(
-            help="Unit of the target. A model of another unit than eV/atom is none of formation "
-            "enthalpies, and its rows are not checked against dE_matbench."
+            metavar="COLUMN",
+            help="Column to learn: numbers or, with --loss cross_entropy, classes: texts, truth "
+            "values, or numbers with --split-at.",
         ),
-    ] = "eV/atom",
+    ] = "formation_energy_per_atom",
+    unit: Annotated[
+        str | None,
+        typer.Option(
+            help="Unit of a target of numbers. A model of another unit than eV/atom is none of "
+            "formation enthalpies, and its rows are not checked against dE_matbench.",
+            show_default="eV/atom",
+        ),
+    ] = None,
+    split_at: Annotated[
+        float | None,
+        typer.Option(
+            metavar="X",
+            help="Cut a target of numbers into two classes, at most X and above X; with --loss "
+            "cross_entropy.",
+        ),
+    ] = None,
     weights: Annotated[
         str | None,
         typer.Option(metavar="COLUMN", help="Column of sample weights for the networks."),
@@ -152,7 +170,7 @@ def train(
     loss: Annotated[
         str | None,
         typer.Option(
-            help="What is made small: mae or mse.",
+            help="What is made small: mae or mse of a number, or cross_entropy of classes.",
             show_default="the recipe's",
             autocompletion=complete_loss,
         ),
@@ -310,9 +328,10 @@ def train(
         ),
     ] = False,
 ) -> None:
-    """Train an ensemble of IRNets and a Random Forest.
+    """Train an ensemble of IRNets and a Random Forest, on numbers or on classes.
 
-    A killed training continues on the same command; another training's folder is refused.
+    A model of classes is for predict alone; its Random Forest is measured and not kept. A killed
+    training continues on the same command; another training's folder is refused.
     """
     from irnet.recipe import find_recipe
     from screening.dataset import CROSS_CHECK_TOLERANCE, Protocol, read_formulas
@@ -349,15 +368,20 @@ def train(
     chosen = change_recipe(find_recipe(recipe), given, settings or ())
     if init_from is None and chosen.frozen_layers:
         raise ConfigurationError("--freeze keeps layers of another model: name it with --init-from")
+    classes = chosen.loss == CROSS_ENTROPY
+    _check_target_options(classes, unit, split_at)
+    unit = unit or ENTHALPY_UNIT
     protocol = Protocol(
         target=target,
         excluded_formulas=read_formulas(exclude_formulas) if exclude_formulas else frozenset(),
         max_sites=max_sites,
         drop_missing_energies=drop_missing_energies,
         cross_check_tolerance=(
-            None if keep_doubtful or unit != ENTHALPY_UNIT else CROSS_CHECK_TOLERANCE
+            None if keep_doubtful or classes or unit != ENTHALPY_UNIT else CROSS_CHECK_TOLERANCE
         ),
         weights=weights,
+        classes=classes,
+        split_at=split_at,
     )
     request = TrainingRequest(
         data=tuple(data),
@@ -390,7 +414,29 @@ def train(
             overwrite=overwrite,
         )
     print_scores(card.held_out, "held-out rows", unit)
+    print_classification(card.classification)
     say(f"{out}: finished")
+
+
+def _check_target_options(classes: bool, unit: str | None, split_at: float | None) -> None:
+    """Refuse options that mean nothing for what is learnt.
+
+    Raises:
+        ConfigurationError: Classes have a unit, numbers are to be cut, or the cut is no number.
+    """
+    if classes and unit is not None:
+        raise ConfigurationError(
+            f"--unit {unit} is for numbers, and --loss {CROSS_ENTROPY} learns classes; leave it out"
+        )
+    if split_at is None:
+        return
+    if not classes:
+        raise ConfigurationError(
+            f"--split-at {split_at:g} makes classes of numbers; they are learnt with --loss "
+            f"{CROSS_ENTROPY}"
+        )
+    if not isfinite(split_at):
+        raise ConfigurationError(f"--split-at {split_at} is no number to cut at; give a finite one")
 
 
 def write_page(

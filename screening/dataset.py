@@ -2,7 +2,7 @@
 
 A training set is made from one or more Parquet files, each either a table of structures (columns
 ``lattice``, ``species``, ``frac_coords``) or a table of the 271 feature columns, with an ``id``,
-a ``formula`` and an energy column beside them. Rows never leave silently: every row read is
+a ``formula`` and a column to learn beside them. Rows never leave silently: every row read is
 either in the training set or counted under the reason it was dropped for.
 """
 
@@ -20,6 +20,13 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from screening.classification import (
+    Labels,
+    cut_in_two,
+    drop_empty_classes,
+    merge_labels,
+    read_labels,
+)
 from screening.crystal import Crystal
 from screening.errors import InputDataError, suggest
 from screening.features.schema import FEATURES
@@ -68,6 +75,9 @@ class Protocol:
         cross_check_tolerance: Rows whose ``dE_matbench`` is larger (eV/atom) are dropped where the
             data has that column; None keeps them.
         weights: Name of a column of sample weights, or None where all rows weigh the same.
+        classes: Whether the target holds classes, not numbers.
+        split_at: Cuts a target of numbers into the classes "at most" and "above" this; None where
+            it holds texts or truth values.
     """
 
     target: str = DEFAULT_TARGET
@@ -76,6 +86,8 @@ class Protocol:
     drop_missing_energies: bool = False
     cross_check_tolerance: float | None = CROSS_CHECK_TOLERANCE
     weights: str | None = None
+    classes: bool = False
+    split_at: float | None = None
 
 
 @dataclass(frozen=True)
@@ -85,7 +97,8 @@ class TrainingSet:
     Attributes:
         ids: Identifier of each row, unique.
         formulas: Reduced formula of each row (pymatgen's convention).
-        target: What is to be learnt, shape (n,); eV/atom where it is an energy.
+        target: What is to be learnt, shape (n,); eV/atom where it is an energy, the number of the
+            row's class where there are classes.
         crystals: The structures, or None where the data held features.
         features: Shape (n, 271) float32 in the order of ``FEATURES``, or None before featurizing.
         sources: The files that were read.
@@ -93,6 +106,7 @@ class TrainingSet:
         weights: Sample weights, shape (n,), none negative; None where all rows weigh the same.
         structure_types: Structure type of each row as `screening.training_table` names it, "" for
             none of the program's prototypes, None where that is not known; None for all unknown.
+        classes: Names of the classes, empty where the target is a number.
     """
 
     ids: tuple[str, ...]
@@ -104,6 +118,7 @@ class TrainingSet:
     dropped: Mapping[str, int] = field(default_factory=dict)
     weights: FloatArray | None = None
     structure_types: tuple[str | None, ...] | None = None
+    classes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         """Number of rows."""
@@ -139,7 +154,7 @@ class TrainingSet:
         )
 
     def content_hash(self) -> str:
-        """Hash of everything a model can learn from: names, features or structures, target.
+        """Hash of all that a model can learn from: names, features or structures, target, classes.
 
         Returns:
             64 hexadecimal digits, the same whatever the files were called; the order counts.
@@ -159,6 +174,8 @@ class TrainingSet:
         if self.weights is not None:
             digest.update(b"weights")
             digest.update(np.ascontiguousarray(self.weights, dtype="<f8").tobytes())
+        if self.classes:
+            digest.update("\n".join(["classes", *self.classes]).encode())
         return digest.hexdigest()
 
     def formula_groups(self) -> IntArray:
@@ -180,8 +197,8 @@ def read_training_set(paths: Sequence[Path], protocol: Protocol) -> TrainingSet:
 
     Raises:
         InputDataError: A file is missing or unreadable, lacks a needed column, has targets that
-            are no numbers (unless the protocol drops them) or weights that are none, repeats an
-            id, nothing is left, or the target or the weights leave nothing to learn.
+            are no numbers or no classes (unless the protocol drops them) or weights that are none,
+            repeats an id, nothing is left, or the target or the weights leave nothing to learn.
     """
     if not paths:
         raise InputDataError("no data file given. Give one or more Parquet files of structures.")
@@ -205,6 +222,9 @@ def read_training_set(paths: Sequence[Path], protocol: Protocol) -> TrainingSet:
         whole = whole.select(np.array(kept, dtype=np.int64), "formula of the evaluation set")
     if not len(whole):
         raise InputDataError(f"no row is left to train on (dropped: {dict(whole.dropped)}).")
+    if whole.classes:
+        left = drop_empty_classes(Labels(whole.target, whole.classes))
+        whole = replace(whole, target=left.numbers, classes=left.classes)
     _check_learnable(whole, protocol)
     return whole
 
@@ -375,8 +395,9 @@ def read_energies(column: pd.Series[Any], path: Path) -> FloatArray:
 
 def _check_learnable(data: TrainingSet, protocol: Protocol) -> None:
     if len(data) > 1 and np.ptp(data.target) == 0:
+        only = repr(data.classes[0]) if data.classes else f"{data.target[0]:g}"
         raise InputDataError(
-            f"column {protocol.target!r} is {data.target[0]:g} in all {len(data):,} rows: there "
+            f"column {protocol.target!r} is {only} in all {len(data):,} rows: there "
             "is nothing to learn. Name the column to learn with --target."
         )
     if data.weights is not None and not data.weights.any():
@@ -414,7 +435,7 @@ def _read_file(path: Path, protocol: Protocol) -> TrainingSet:
     light = read_frame(path, list(dict.fromkeys([*light_columns, *optional])))
     source = DataFile(path.name, hash_file(path), len(light))
     ids = [str(name) for name in read_columns(path, ["id"])["id"].to_pylist()]
-    target = read_energies(light[protocol.target], path)
+    target, classes = _read_target(light[protocol.target], path, protocol)
     weights = _read_weights(light[protocol.weights], ids, path) if protocol.weights else None
     types = (
         _read_types(light[STRUCTURE_TYPE_COLUMN], path) if STRUCTURE_TYPE_COLUMN in light else None
@@ -432,11 +453,13 @@ def _read_file(path: Path, protocol: Protocol) -> TrainingSet:
     missing = ~np.isfinite(target)
     if missing.any() and not protocol.drop_missing_energies:
         first = ids[int(np.flatnonzero(missing)[0])]
+        named = protocol.classes and protocol.split_at is None
+        lacking = "label in" if named else "finite"
         raise InputDataError(
-            f"{path}: {int(missing.sum())} rows have no finite {protocol.target!r}, the first is "
-            f"{first!r}. Remove them, or count and drop them with --drop-missing-energies."
+            f"{path}: {int(missing.sum())} rows have no {lacking} {protocol.target!r}, the first "
+            f"is {first!r}. Remove them, or count and drop them with --drop-missing-energies."
         )
-    drop(missing, "no energy")
+    drop(missing, "no label" if protocol.classes else "no energy")
     if CROSS_CHECK_COLUMN in light and protocol.cross_check_tolerance is not None:
         difference = np.abs(read_energies(light[CROSS_CHECK_COLUMN], path))
         tolerance = protocol.cross_check_tolerance
@@ -462,6 +485,7 @@ def _read_file(path: Path, protocol: Protocol) -> TrainingSet:
             dict(dropped),
             None if weights is None else weights[rows],
             None if types is None else tuple(types[i] for i in rows),
+            classes,
         )
 
     structures, failures = read_structure_table(path)
@@ -484,7 +508,21 @@ def _read_file(path: Path, protocol: Protocol) -> TrainingSet:
         dict(dropped),
         None if weights is None else weights[rows],
         None if types is None else tuple(types[i] for i in rows),
+        classes,
     )
+
+
+def _read_target(
+    column: pd.Series[Any], path: Path, protocol: Protocol
+) -> tuple[FloatArray, tuple[str, ...]]:
+    """Numbers of a column, or of its classes, NaN where a row has none; and their names."""
+    if not protocol.classes:
+        return read_energies(column, path), ()
+    if protocol.split_at is None:
+        labels = read_labels(column, path)
+    else:
+        labels = cut_in_two(read_energies(column, path), protocol.split_at)
+    return labels.numbers, labels.classes
 
 
 def _concatenate(parts: Sequence[TrainingSet]) -> TrainingSet:
@@ -494,16 +532,22 @@ def _concatenate(parts: Sequence[TrainingSet]) -> TrainingSet:
     crystals = [part.crystals for part in parts if part.crystals is not None]
     features = [part.features for part in parts if part.features is not None]
     weights = [part.weights for part in parts if part.weights is not None]
+    target = np.concatenate([part.target for part in parts])
+    classes: tuple[str, ...] = ()
+    if any(part.classes for part in parts):
+        labels = merge_labels([Labels(part.target, part.classes) for part in parts])
+        target, classes = labels.numbers, labels.classes
     return TrainingSet(
         tuple(name for part in parts for name in part.ids),
         tuple(name for part in parts for name in part.formulas),
-        np.concatenate([part.target for part in parts]),
+        target,
         tuple(c for part in crystals for c in part) if crystals else None,
         np.concatenate(features) if features else None,
         tuple(source for part in parts for source in part.sources),
         dict(dropped),
         np.concatenate(weights) if weights else None,
         _concatenate_types(parts),
+        classes,
     )
 
 

@@ -49,7 +49,7 @@ class DataCard(_Closed):
     Attributes:
         files: The files that were read.
         content_sha256: Hash of the rows that were used: ids, formulas, features, energies.
-        target: Name of the energy column, eV/atom.
+        target: Name of the learnt column.
         rows: Rows trained on, the members' validation splits included.
         formulas: Distinct reduced formulas among them.
         elements: Symbols of the elements among them, by atomic number.
@@ -221,6 +221,75 @@ class TrainingCard(_Closed):
     created: str
 
 
+class ClassificationScore(_Closed):
+    """How well one predictor tells the classes of held-out rows apart.
+
+    Attributes:
+        predictor: ``irnet`` (mean of the ensemble's probabilities), ``random_forest``, or
+            ``largest_class``: always the most common class of the training rows, with the shares of
+            the classes there as probabilities.
+        n: Rows.
+        accuracy: Share of the rows whose class is the likeliest.
+        accuracy_low: Lower end of its 95 % binomial interval.
+        accuracy_high: Upper end.
+        balanced_accuracy: Mean over the classes of the share of their rows that is found.
+        log_loss: Mean negative logarithm of the probability of the true class.
+        roc_auc: Area under the ROC curve of two classes, None for more or where one of them has no
+            row.
+        f1: Harmonic mean of precision and recall of each class, None where it is not defined.
+        average_precision: Of each class against the others, by its probability; None where the
+            class has no row.
+    """
+
+    predictor: Literal["irnet", "random_forest", "largest_class"]
+    n: int = Field(ge=1)
+    accuracy: float = Field(ge=0, le=1)
+    accuracy_low: float = Field(ge=0, le=1)
+    accuracy_high: float = Field(ge=0, le=1)
+    balanced_accuracy: float = Field(ge=0, le=1)
+    log_loss: float = Field(ge=0)
+    roc_auc: float | None = Field(default=None, ge=0, le=1)
+    f1: tuple[float | None, ...]
+    average_precision: tuple[float | None, ...]
+
+
+class ClassificationCard(_Closed):
+    """The classes of a model that predicts classes instead of numbers.
+
+    Attributes:
+        classes: Their names, in the order of the probabilities.
+        split_at: Where a column of numbers was cut in two, in its unit; None where the column holds
+            the classes.
+        rows: Training rows of each class.
+        held_out_rows: Held-out rows of each class.
+        held_out: How well they are told apart on the held-out rows.
+        forest: Settings of the Random Forest that was measured beside the networks, None without
+            one. It is not kept.
+    """
+
+    classes: tuple[str, ...] = Field(min_length=2)
+    split_at: float | None = None
+    rows: tuple[int, ...]
+    held_out_rows: tuple[int, ...]
+    held_out: tuple[ClassificationScore, ...] = ()
+    forest: dict[str, Any] | None = None
+
+    @model_validator(mode="after")
+    def _check_classes(self) -> Self:
+        if len(set(self.classes)) < len(self.classes):
+            raise ValueError("two classes have the same name")
+        sizes = {len(self.rows), len(self.held_out_rows)}
+        for score in self.held_out:
+            sizes |= {len(score.f1), len(score.average_precision)}
+        if sizes != {len(self.classes)}:
+            raise ValueError("every class needs its rows and its measures")
+        return self
+
+    def find_score(self, predictor: str = "irnet") -> ClassificationScore | None:
+        """The score of a predictor on the held-out rows, None where it was not measured."""
+        return next((score for score in self.held_out if score.predictor == predictor), None)
+
+
 class Compression(_Closed):
     """What making the model small cost, measured on rows with known energies.
 
@@ -262,6 +331,8 @@ class Card(_Closed):
         data: The training data.
         training: How it was made.
         held_out: Errors on the held-out rows.
+        classification: The classes of a model of classes and how well it does; None for a model of
+            numbers.
         held_out_reliability: How well the intervals do there.
         evaluation: Errors on the evaluation set.
         cross_validation: Errors on hypothetical compounds, each predicted by a model that was
@@ -280,6 +351,7 @@ class Card(_Closed):
     data: DataCard
     training: TrainingCard
     held_out: tuple[Score, ...] = ()
+    classification: ClassificationCard | None = None
     held_out_reliability: tuple[Reliability, ...] = ()
     evaluation: Evaluation | None = None
     cross_validation: Evaluation | None = None

@@ -8,6 +8,7 @@ one), ``training.parquet`` (the compositions it was trained on) and, once calibr
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -84,7 +85,7 @@ class ScreeningModel:
 
 
 def load_model(name_or_path: str | Path) -> ScreeningModel:
-    """Load a model by name or from its folder.
+    """Load a model of numbers by name or from its folder.
 
     Args:
         name_or_path: ``default``, the name of a bundled model, or a folder.
@@ -93,13 +94,56 @@ def load_model(name_or_path: str | Path) -> ScreeningModel:
         The model, checked: every file is whole and expects the 271 features in their order.
 
     Raises:
-        ModelError: There is no such model, a file is missing or damaged, or it was trained on
-            other features.
+        ModelError: There is no such model, a file is missing or damaged, it was trained on
+            other features, or it predicts classes.
     """
-    from irnet import Ensemble, Forest, IRNetError
-
     folder = find_model(name_or_path)
     card = read_card(folder)
+    if card.classification is not None:
+        raise ModelError(
+            f"{folder} predicts classes of {card.data.target} "
+            f"({join_classes(card.classification.classes)}), no numbers; "
+            "it works with: screening predict, screening models show, screening models page"
+        )
+    return _load(folder, card)
+
+
+def load_classifier(name_or_path: str | Path) -> ScreeningModel:
+    """Load a model of classes by name or from its folder.
+
+    Args:
+        name_or_path: As for `load_model`.
+
+    Returns:
+        The model, checked as by `load_model`; its card has a classification, whose classes are
+        those of the ensemble. It has no forest.
+
+    Raises:
+        ModelError: As for `load_model`, or it predicts numbers.
+    """
+    folder = find_model(name_or_path)
+    card = read_card(folder)
+    if card.classification is None:
+        raise ModelError(f"{folder} predicts numbers ({card.data.target}), no classes")
+    model = _load(folder, card)
+    if model.ensemble.classes != card.classification.classes:
+        raise ModelError(
+            f"{folder}: its networks predict {join_classes(model.ensemble.classes) or 'numbers'}, "
+            f"but its card says {join_classes(card.classification.classes)}. Get or train the "
+            "model again."
+        )
+    return model
+
+
+def join_classes(classes: Sequence[str], most: int = 5) -> str:
+    """The names of the first classes as text, and how many more there are."""
+    named = ", ".join(classes[:most])
+    return named + (f" and {len(classes) - most} more" if len(classes) > most else "")
+
+
+def _load(folder: Path, card: Card) -> ScreeningModel:
+    from irnet import Ensemble, Forest, IRNetError
+
     try:
         ensemble = Ensemble.load(folder / ENSEMBLE_NAME)
         ensemble.check_features(FEATURES)

@@ -54,21 +54,24 @@ _GROUND = 'style="background:#ffffff;color:#0b0c0d" '
 
 
 def plot_learning_curves(
-    histories: Sequence[Sequence[Mapping[str, float]]], unit: str = "eV/atom"
+    histories: Sequence[Sequence[Mapping[str, float]]], unit: str = "eV/atom", metric: str = "mae"
 ) -> str:
     """Training and validation error of each member over the epochs.
 
     Args:
-        histories: For each member one entry per epoch with ``train_mae`` and ``validation_mae``.
-        unit: Unit of the errors.
+        histories: For each member one entry per epoch with ``train_`` and ``validation_`` of the
+            metric.
+        unit: Unit of a mean absolute error.
+        metric: ``mae``, or ``cross_entropy`` of classes.
 
     Returns:
         SVG text; errors on a logarithmic axis, one thin line per member and kind.
     """
-    figure, axes = new_figure("epoch", f"mean absolute error ({unit})")
+    title = f"mean absolute error ({unit})" if metric == "mae" else "cross-entropy (nats)"
+    figure, axes = new_figure("epoch", title)
     for key, label, colour, style in (
-        ("train_mae", "training rows, as they are learnt", COLOURS[1], "--"),
-        ("validation_mae", "validation rows", COLOURS[0], "-"),
+        (f"train_{metric}", "training rows, as they are learnt", COLOURS[1], "--"),
+        (f"validation_{metric}", "validation rows", COLOURS[0], "-"),
     ):
         for number, history in enumerate(histories):
             axes.plot(

@@ -1,4 +1,7 @@
-"""Predictions for structures of the user's own: as much as a campaign says of its candidates."""
+"""Predictions for structures of the user's own: as much as a campaign says of its candidates.
+
+A model of classes gives the likeliest class and the probability of each instead.
+"""
 
 import json
 from collections.abc import Sequence
@@ -17,6 +20,7 @@ from screening.chemistry import tabulate_compositions
 from screening.columns import (
     ABOVE_HULL,
     ABOVE_HULL_STD,
+    CLASS_PREDICTIONS,
     DECOMPOSITION,
     DISTANCE,
     ENTHALPY,
@@ -24,9 +28,11 @@ from screening.columns import (
     ENTHALPY_LOW,
     ENTHALPY_STD,
     P_STABLE,
+    PREDICTED_CLASS,
     PREDICTIONS,
     RF_ABOVE_HULL,
     RF_ENTHALPY,
+    TableKind,
     write_table,
 )
 from screening.crystal import Crystal
@@ -43,7 +49,9 @@ from screening.model_library import ScreeningModel
 from screening.phases import MOST_ELEMENTS
 from screening.prediction_columns import (
     DECIMALS,
+    name_probability,
     round_column,
+    tabulate_classes,
     tabulate_placement,
     tabulate_scores,
 )
@@ -145,19 +153,67 @@ def predict_structures(
     return table, features.failures
 
 
-def write_predictions(table: pa.Table, failures: Sequence[Failure], path: Path) -> None:
+def classify_structures(
+    model: ScreeningModel,
+    crystals: Sequence[Crystal],
+    work: Path,
+    *,
+    engine: Engine = "fast",
+    device: str = "auto",
+    run: ParallelMap | None = None,
+    progress: ProgressCall | None = None,
+) -> tuple[pa.Table, tuple[Failure, ...]]:
+    """Predict classes.
+
+    Args:
+        model: A model of classes.
+        crystals: Structures with distinct ids.
+        work: Folder for features on the way.
+        engine: Which featurizer.
+        device: Where the networks run.
+        run: How to run the chunks of featurizing; in this process if None.
+        progress: Called with (sites featurized, sites in all, a note).
+
+    Returns:
+        A table of `screening.columns.CLASS_PREDICTIONS` in the order of the crystals, and the
+        structures that could not be featurized. The table's metadata say what it rests on.
+    """
+    features = featurize_structures(crystals, work, engine=engine, run=run, progress=progress)
+    by_id = {crystal.id: crystal for crystal in crystals}
+    compounds = _Compounds.of([by_id[name] for name in features.ids])
+    found = model.ensemble.scorer(device=device).classify(features.values.astype(np.float32))
+    columns = {
+        "id": pa.array(features.ids, pa.string()),
+        "formula": pa.array(compounds.formulas, pa.string()),
+        **tabulate_classes(found),
+        **_tabulate_known(model, compounds, None),
+        **tabulate_compositions(compounds.as_counts()),
+        "unseen_elements": _name_unseen(model, compounds),
+        "imputed_elements": pa.array([names or None for names in features.imputed], pa.string()),
+    }
+    del columns["known_formation_enthalpy_ev_per_atom"]
+    table = pa.table(CLASS_PREDICTIONS.sort(columns)).replace_schema_metadata(
+        {RECORD: json.dumps({"model": _describe_model(model), "classes": found.classes})}
+    )
+    return table, features.failures
+
+
+def write_predictions(
+    table: pa.Table, failures: Sequence[Failure], path: Path, kind: TableKind = PREDICTIONS
+) -> None:
     """Write predictions, and what failed beside them.
 
     Args:
-        table: As `predict_structures` returns it.
+        table: As `predict_structures` or `classify_structures` returns it.
         failures: Structures that could not be read or featurized.
         path: The Parquet file; failures go to ``<stem>.failures.parquet``.
+        kind: `PREDICTIONS` or `CLASS_PREDICTIONS`, as the table is.
 
     Raises:
         OutputError: A file cannot be written.
     """
     write_failures(failures, path)
-    write_table(table, path, PREDICTIONS)
+    write_table(table, path, kind)
 
 
 def read_basis(table: pa.Table) -> dict[str, Any]:
@@ -228,11 +284,15 @@ def _name_unseen(model: ScreeningModel, compounds: _Compounds) -> pa.Array:
     )
 
 
+def _describe_model(model: ScreeningModel) -> dict[str, str]:
+    return {"name": model.card.name, "sha256": model.content_hash}
+
+
 def _describe_basis(
     model: ScreeningModel, references: References | None, within: float
 ) -> dict[str, Any]:
     return {
-        "model": {"name": model.card.name, "sha256": model.content_hash},
+        "model": _describe_model(model),
         "references": None
         if references is None
         else {
@@ -289,6 +349,31 @@ def show_predictions(table: pa.Table, most: int) -> pd.DataFrame:
         idle += ["above hull", "p stable", "RF above hull", "decomposes into"]
         idle += ["±"] if calibrated else ["90 % interval", "distance"]
     return rows.drop(columns=idle)
+
+
+def show_classes(table: pa.Table, most: int) -> pd.DataFrame:
+    """The first rows of predicted classes, as text for a terminal.
+
+    Args:
+        table: As `classify_structures` returns it.
+        most: Rows to show.
+    """
+    shown = table.slice(0, most).to_pandas()
+    likeliest = [
+        f"{shown.loc[row, name_probability(name)]:.3f}"
+        for row, name in shown[PREDICTED_CLASS.name].items()
+    ]
+    rows = pd.DataFrame(
+        {
+            "id": shown["id"],
+            "formula": shown["formula"],
+            "class": shown[PREDICTED_CLASS.name],
+            "probability": likeliest,
+            "known": list(map(_show_known, shown["known"], shown["known_id"])),
+            "unseen": shown["unseen_elements"],
+        }
+    )
+    return rows if (rows["unseen"] != "").any() else rows.drop(columns="unseen")
 
 
 def count_left_out(table: pa.Table) -> int:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from screening.columns import (
     ABOVE_HULL,
     ABOVE_HULL_STD,
+    CLASS_PROBABILITY,
     DECOMPOSITION,
     DISTANCE,
     ENTHALPY,
@@ -18,6 +19,7 @@ from screening.columns import (
     ENTHALPY_LOW,
     ENTHALPY_STD,
     P_STABLE,
+    PREDICTED_CLASS,
     REFERENCES_IN_SYSTEM,
     RF_ABOVE_HULL,
     RF_ENTHALPY,
@@ -25,6 +27,7 @@ from screening.columns import (
 )
 
 if TYPE_CHECKING:
+    from irnet import Classification
     from screening.score import Scores
     from screening.stability import Placement
 
@@ -42,6 +45,23 @@ def tabulate_scores(scores: Scores) -> dict[str, pa.Array]:
         RF_ENTHALPY.name: round_column(scores.forest),
         DISTANCE.name: round_column(scores.distance),
     }
+
+
+def tabulate_classes(found: Classification) -> dict[str, pa.Array]:
+    """Return the columns of the likeliest class and of the probability of each, by name."""
+    names = [found.classes[number] for number in found.likeliest.tolist()]
+    return {
+        PREDICTED_CLASS.name: pa.array(names, pa.string()),
+        **{
+            name_probability(name): round_column(found.probabilities[:, number])
+            for number, name in enumerate(found.classes)
+        },
+    }
+
+
+def name_probability(name: str) -> str:
+    """Return the name of the column with the probability of a class."""
+    return CLASS_PROBABILITY.name.replace("*", name)
 
 
 def tabulate_placement(placement: Placement | None, rows: int) -> dict[str, pa.Array]:

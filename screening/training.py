@@ -24,6 +24,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prototypes import SYMBOLS
+from screening.classification import (
+    CLASS_UNIT,
+    Judge,
+    combine_forests,
+    count_classes,
+    expect_shares,
+    fit_class_forests,
+    score_classes,
+)
 from screening.columns import written_atomically
 from screening.dataset import (
     Protocol,
@@ -32,7 +41,13 @@ from screening.dataset import (
     read_training_set,
     split_by_formula,
 )
-from screening.errors import ConfigurationError, ModelError, OutputError, exit_code_of
+from screening.errors import (
+    ConfigurationError,
+    InputDataError,
+    ModelError,
+    OutputError,
+    exit_code_of,
+)
 from screening.evaluation import predict_all, score_predictions
 from screening.feature_tables import (
     Features,
@@ -46,6 +61,7 @@ from screening.features.schema import FEATURES
 from screening.model_card import (
     CARD_NAME,
     Card,
+    ClassificationCard,
     DataCard,
     DataFileEntry,
     Score,
@@ -64,6 +80,7 @@ from screening.model_library import (
     REFERENCE_NAME,
     UNCERTAINTY_NAME,
     find_model,
+    join_classes,
 )
 from screening.settings import count_cores
 from screening.training_table import TrainingTable
@@ -107,6 +124,11 @@ OTHER_TARGET_LIMITS = (
     *DEFAULT_LIMITS[:2],
     "It does not predict formation enthalpies: campaigns cannot rank by it.",
 )
+CLASS_LIMITS = (
+    "Compounds unlike the training data are told apart worse than the held-out rows say.",
+    "The probabilities are those of the networks' softmax and are not calibrated.",
+    "It predicts classes, no energies: campaigns cannot rank by it.",
+)
 
 
 @dataclass(frozen=True)
@@ -121,15 +143,16 @@ class TrainingRequest:
         members: Number of networks.
         seed: Seed that splits, networks and forest derive theirs from.
         holdout: Share of the formulas held out for the metrics; 0 trains on everything.
-        forest: Whether to train a Random Forest too.
-        forest_parameters: Hyperparameters of the forest by scikit-learn's names; searched on the
-            paper's grid if None.
+        forest: Whether to train a Random Forest too; where classes are learnt, only to measure it
+            beside the networks.
+        forest_parameters: Hyperparameters of the forest by scikit-learn's names; if None, searched
+            on the paper's grid, or the grid's deepest where classes are learnt.
         features: Feature table to join by id instead of featurizing, or None.
         engine: Which featurizer.
         device: Where the networks are trained.
         jobs: Cores of the forest, and most networks trained side by side on the CPU; never more
             than there are cores.
-        unit: Unit of the target; a model of another one than eV/atom is none of formation
+        unit: Unit of a target of numbers; a model of another one than eV/atom is none of formation
             enthalpies.
         init_from: Model whose networks the new ones begin as, by name or folder, or None.
         name: The model's name; the folder's name if None.
@@ -155,6 +178,11 @@ class TrainingRequest:
     name: str | None = None
     licence: str = "not stated"
     sources: tuple[Source, ...] = ()
+
+    @property
+    def target_unit(self) -> str:
+        """Unit of what the model predicts."""
+        return CLASS_UNIT if self.protocol.classes else self.unit
 
 
 @dataclass(frozen=True)
@@ -197,12 +225,19 @@ def train_model(
     Raises:
         InputDataError: The data cannot be used.
         ModelError: The networks to begin from are missing, damaged or do not fit.
-        ConfigurationError: The folder belongs to another training or to something else, or the
-            loss became infinite or NaN.
+        ConfigurationError: The folder belongs to another training or to something else, the recipe
+            learns classes and the protocol numbers or the reverse, or the loss became infinite or
+            NaN.
         OutputError: The folder cannot be written.
     """
     from irnet.reference import TrainingReference
 
+    if (request.recipe.loss == "cross_entropy") != request.protocol.classes:
+        raise ConfigurationError(
+            f"the loss {request.recipe.loss} does not fit a target of "
+            f"{'classes' if request.protocol.classes else 'numbers'}; classes, and nothing else, "
+            "are learnt by cross_entropy"
+        )
     reporter = reporter or Reporter()
     seconds: dict[str, float] = {}
     if (
@@ -216,8 +251,8 @@ def train_model(
     begin = _read_initial(request)
     with _timed(seconds, "read data"):
         data = read_training_set(request.data, request.protocol)
-        split_by_formula(data.formulas, request.holdout, request.seed)
         joined = _join_features(data, request)
+        _hold_out(data if joined is None else joined, request)
     reporter.say(f"{len(data):,} rows of data" + _describe_dropped(data))
     if overwrite:
         clear_folder(request.out)
@@ -230,8 +265,7 @@ def train_model(
     with _timed(seconds, "featurize"):
         data = _featurize(data, request, run, reporter) if joined is None else joined
     assert data.features is not None
-    train_rows, held_rows = split_by_formula(data.formulas, request.holdout, request.seed)
-    train, held = data.select(train_rows), data.select(held_rows)
+    train, held = _hold_out(data, request)
     reporter.say(f"training on {len(train):,} rows, {len(held):,} held out")
     if len(train) < request.recipe.batch_size:
         reporter.say(
@@ -245,9 +279,13 @@ def train_model(
         )
         ensemble.save(request.out / ENSEMBLE_NAME)
     reporter.say(f"{request.members} networks trained in {seconds['ensemble']:.0f} s")
+    forest = classification = None
     with _timed(seconds, "forest"), writing_to(request.out):
-        forest = _train_forest(train, request)
-    if forest is not None:
+        if data.classes:
+            classification = _judge_classes(train, held, ensemble, request, work)
+        else:
+            forest = _train_forest(train, request)
+    if request.forest and (len(held) or not data.classes):
         reporter.say(f"Random Forest trained in {seconds['forest']:.0f} s")
 
     assert train.features is not None
@@ -257,18 +295,19 @@ def train_model(
     formulas = TrainingTable.of(
         train.formulas,
         train.ids,
-        train.target if request.unit == ENTHALPY_UNIT else None,
+        train.target if request.target_unit == ENTHALPY_UNIT else None,
         train.structure_types,
     )
     formulas.save(request.out / FORMULAS_NAME)
     scores: list[Score] = []
     if len(held):
         assert held.features is not None
-        with _timed(seconds, "held-out metrics"):
-            predictions = predict_all(ensemble, forest, held.features, request.device)
-            scores = score_predictions(predictions, held.target, group="held_out")
+        if not data.classes:
+            with _timed(seconds, "held-out metrics"):
+                predictions = predict_all(ensemble, forest, held.features, request.device)
+                scores = score_predictions(predictions, held.target, group="held_out")
         save_rows(held, request.out / HELD_OUT_NAME)
-    card = _describe(request, data, train, held, ensemble, forest, seconds, tuple(scores))
+    card = _describe(request, data, train, held, forest, seconds, tuple(scores), classification)
     write_card(card, request.out)
     shutil.rmtree(work, ignore_errors=True)
     return card
@@ -384,7 +423,8 @@ def _identity(request: TrainingRequest, data: TrainingSet) -> dict[str, Any]:
         "seed": request.seed,
         "held-out share": request.holdout,
         "forest": dict(request.forest_parameters) if request.forest_parameters else request.forest,
-        "unit": request.unit,
+        "unit": request.target_unit,
+        "classes": data.classes,
         "initial model": (
             None
             if request.init_from is None
@@ -399,7 +439,7 @@ def _identity_defaults() -> dict[str, Any]:
     from irnet import Recipe
 
     recipe = {f"recipe {key}": value for key, value in Recipe().to_json().items()}
-    return {**recipe, "unit": ENTHALPY_UNIT, "initial model": None}
+    return {**recipe, "unit": ENTHALPY_UNIT, "classes": [], "initial model": None}
 
 
 def read_architecture(model: str) -> str:
@@ -464,6 +504,64 @@ def _featurize(
     return _attach(data, features)
 
 
+def _hold_out(data: TrainingSet, request: TrainingRequest) -> tuple[TrainingSet, TrainingSet]:
+    """Rows to train on and rows held out.
+
+    Raises:
+        InputDataError: The share is out of range, or a class has no row to train on.
+    """
+    train, held = split_by_formula(data.formulas, request.holdout, request.seed)
+    counts = count_classes(data.target[train], data.classes) if data.classes else ()
+    lost = [name for name, count in zip(data.classes, counts, strict=True) if not count]
+    if lost:
+        raise InputDataError(
+            f"column {request.protocol.target!r}: no row is left to train on of {len(lost)} of its "
+            f"{len(data.classes)} classes, the first is {lost[0]!r}. Leave out such rare classes, "
+            "or choose another --holdout or --seed."
+        )
+    return data.select(train), data.select(held)
+
+
+def _judge_classes(
+    train: TrainingSet,
+    held: TrainingSet,
+    ensemble: "Ensemble",
+    request: TrainingRequest,
+    work: Path,
+) -> ClassificationCard:
+    """What the card says of the classes; fits the forest that is measured beside the networks."""
+    assert train.features is not None
+    assert held.features is not None
+    counts = count_classes(train.target, train.classes)
+    probabilities: dict[Judge, NDArray[np.float64]] = {}
+    parameters = None
+    if len(held):
+        scorer = ensemble.scorer(device=request.device)
+        probabilities["irnet"] = scorer.classify(held.features).probabilities
+        if request.forest:
+            forests = fit_class_forests(
+                train.features,
+                train.target,
+                train.classes,
+                seed=request.seed,
+                jobs=min(request.jobs, count_cores()),
+                parameters=request.forest_parameters,
+                target=request.protocol.target,
+                work=work,
+            )
+            parameters = dict(forests[0].card["parameters"])
+            probabilities["random_forest"] = combine_forests(forests, held.features)
+        probabilities["largest_class"] = expect_shares(counts, len(held))
+    return ClassificationCard(
+        classes=train.classes,
+        split_at=request.protocol.split_at,
+        rows=counts,
+        held_out_rows=count_classes(held.target, train.classes),
+        held_out=score_classes(probabilities, held.target, train.classes),
+        forest=parameters,
+    )
+
+
 def _attach(data: TrainingSet, features: Features) -> TrainingSet:
     reasons = {failure.id: failure.reason for failure in features.failures}
     return attach_features(data, features.ids, features.values, reasons)
@@ -514,6 +612,7 @@ def _train_ensemble(
     on_cpu = choose_device(request.device).type == "cpu"
     threads = min(request.jobs, request.members, count_cores()) if on_cpu else 1
     done = dict.fromkeys(range(request.members), 0)
+    measure = "cross-entropy" if train.classes else "MAE"
     stop = threading.Event()
 
     def tell(progress: "Progress") -> None:
@@ -528,7 +627,7 @@ def _train_ensemble(
             reporter.trained(
                 sum(done.values()),
                 progress.members * progress.epochs,
-                f"network {progress.member + 1}: MAE {progress.validation_error:.4f}, "
+                f"network {progress.member + 1}: {measure} {progress.validation_error:.4f}, "
                 f"best {progress.best_error:.4f}",
             )
 
@@ -552,7 +651,8 @@ def _train_ensemble(
                 progress=tell,
                 map=run,
                 target_name=request.protocol.target,
-                target_unit=request.unit,
+                target_unit=request.target_unit,
+                classes=train.classes,
             )
         except TrainingDivergedError as error:
             raise ConfigurationError(str(error)) from error
@@ -598,19 +698,25 @@ def _describe(
     data: TrainingSet,
     train: TrainingSet,
     held: TrainingSet,
-    ensemble: "Ensemble",
     forest: "Forest | None",
     seconds: dict[str, float],
     scores: tuple[Score, ...],
+    classification: ClassificationCard | None,
 ) -> Card:
-    enthalpy = request.unit == ENTHALPY_UNIT
-    subject = "Formation enthalpy" if enthalpy else request.protocol.target
+    target = request.protocol.target
+    enthalpy = request.target_unit == ENTHALPY_UNIT
+    subject = f"{'Formation enthalpy' if enthalpy else target} ({request.target_unit})"
+    networks = "deep residual regression networks"
+    if classification is not None:
+        subject = f"Classes of {target} ({join_classes(classification.classes)})"
+        networks = "deep residual networks with a softmax at the end"
+    limits = DEFAULT_LIMITS if enthalpy else OTHER_TARGET_LIMITS
     return Card(
         name=request.name or request.out.resolve().name,
         description=(
-            f"{subject} ({request.unit}) of a crystal from 271 features of its composition and "
-            "Voronoi tessellation: an ensemble of deep residual regression networks (IRNet; Jha "
-            "et al., KDD 2019)" + (" and a Random Forest." if forest else ".")
+            f"{subject} of a crystal from 271 features of its composition and Voronoi "
+            f"tessellation: an ensemble of {networks} (IRNet; Jha et al., KDD 2019)"
+            + (" and a Random Forest." if forest else ".")
         ),
         licence=request.licence,
         data=DataCard(
@@ -619,7 +725,7 @@ def _describe(
                 for source in data.sources
             ),
             content_sha256=train.content_hash(),
-            target=request.protocol.target,
+            target=target,
             rows=len(train),
             formulas=len(set(train.formulas)),
             elements=elements_of(train),
@@ -645,7 +751,8 @@ def _describe(
             created=datetime.date.today().isoformat(),
         ),
         held_out=scores,
-        limits=DEFAULT_LIMITS if enthalpy else OTHER_TARGET_LIMITS,
+        classification=classification,
+        limits=limits if classification is None else CLASS_LIMITS,
     )
 
 
