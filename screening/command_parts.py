@@ -92,7 +92,7 @@ FeatureTableOption = Annotated[
     typer.Option(metavar="FILE", help="Feature table of these structures, from featurize."),
 ]
 DropMissingOption = Annotated[
-    bool, typer.Option(help="Count and drop rows without energy instead of refusing them.")
+    bool, typer.Option(help="Count and drop rows without energy or label instead of refusing them.")
 ]
 KeepDoubtfulOption = Annotated[
     bool,
