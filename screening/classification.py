@@ -280,23 +280,22 @@ def tabulate_classes(card: ClassificationCard) -> list[list[str]]:
         card: What was measured.
 
     Returns:
-        A header and one row per predictor; the header alone where nothing was measured.
+        A header and one row per predictor, with the area under the ROC curve of two classes; the
+        header alone where nothing was measured.
     """
-    rows = [
-        ["predictor", "n", "accuracy", "95 % interval", "balanced", "ROC AUC", "log loss"],
-    ]
-    rows += [
-        [
+    two = len(card.classes) == 2
+    header = ["predictor", "n", "accuracy", "95 % interval", "balanced", "log loss"]
+    rows = [header + ["ROC AUC"] * two]
+    for score in card.held_out:
+        cells = [
             JUDGES[score.predictor],
             f"{score.n:,}",
             f"{score.accuracy:.4f}",
             f"{score.accuracy_low:.3f}–{score.accuracy_high:.3f}",
             f"{score.balanced_accuracy:.4f}",
-            show_measure(score.roc_auc),
             f"{score.log_loss:.4f}",
         ]
-        for score in card.held_out
-    ]
+        rows.append(cells + [show_measure(score.roc_auc)] * two)
     return rows
 
 
