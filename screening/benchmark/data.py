@@ -98,6 +98,14 @@ DATA_SETS: Final[Mapping[str, str]] = {
 }
 """Data sets to learn from, and what they are."""
 
+TRAINING_ROWS: Final[Mapping[str, int]] = {
+    "oqmd-sc": 78_900,
+    "icsd": 35_700,
+    "mp-c": 78_900,
+    "oqmd-c": 92_000,
+}
+"""About how many rows of the published data are not held out, for estimates of time."""
+
 EXTRA_TESTS: Final[Mapping[str, str]] = {
     "known": "held-out rows of oqmd-sc that are ICSD-flagged",
     "virtual": "held-out rows of oqmd-sc that are not",
@@ -125,6 +133,7 @@ PROTOTYPES: Final = (
 ELEMENTS: Final = ("O", "F", "S", "Cl", "N", "Fe", "Al", "Li", "La", "Si")
 """Elements that are left out one at a time."""
 
+_ROWS_PREFIX: Final = "rows/"
 _BUILD: Final = 1  # raise it when the making of the arrays changes
 _SYMBOL: Final = re.compile(r"[A-Z][a-z]?")
 
@@ -148,8 +157,8 @@ class BenchmarkData:
         prototypes: Wyckoff label of each row, shape (n,); empty texts without structures.
         known: Whether a row is ICSD-flagged, shape (n,).
         held_out: Whether its formula is in the held-out tenth, shape (n,).
-        dropped: Rows that were left out, by reason.
-        sha256: Of everything above.
+        dropped: Rows of the files that were left out, by reason.
+        sha256: Of the arrays that it was made of.
     """
 
     name: str
@@ -211,7 +220,7 @@ class EvaluationData:
         target: Formation enthalpies, eV/atom, shape (n,).
         groups: Row numbers by group, such as ``B2`` or ``B2/strict``; see
             `screening.benchmark.trial.TrialResult`.
-        sha256: Of everything above.
+        sha256: Of the arrays that it was made of.
     """
 
     features: Mapping[str, NDArray[np.float32]] = field(repr=False)
@@ -248,7 +257,7 @@ class DataSource:
 
 
 def find_source(name: str) -> str:
-    """Name of the arrays that a data set is a view of: ``structures`` or ``compositions``.
+    """Name of the arrays that a data set is made of: ``structures`` or ``compositions``.
 
     Raises:
         InputDataError: There is no such data set.
@@ -298,62 +307,81 @@ def prepare_arrays(name: str, source: DataSource) -> Path:
     return path
 
 
-def load_data(name: str, arrays: Path) -> BenchmarkData:
-    """Read a data set.
+@dataclass(frozen=True)
+class DataStore:
+    """Data sets that are made, read when they are asked for and kept in memory.
 
-    Args:
-        name: Key of `DATA_SETS`.
-        arrays: File of `prepare_arrays` for `find_source` of that name.
-
-    Returns:
-        The data set.
-
-    Raises:
-        InputDataError: There is no such data set, or the file is damaged.
+    Attributes:
+        arrays: File of `prepare_arrays` by name, of those that are needed.
     """
-    find_source(name)
-    read, facts = _read_arrays(arrays)
-    columns = FEATURES if read["features"].shape[1] == len(FEATURES) else COMPOSITION_FEATURES
-    data = BenchmarkData(
-        name=name,
-        features=read["features"],
-        feature_names=columns,
-        targets={target: read[target] for target in UNITS if target in read},
-        ids=read["ids"],
-        formulas=read["formulas"],
-        prototypes=read["prototypes"],
-        known=read["known"],
-        held_out=read["held_out"],
-        dropped=facts["dropped"],
-        sha256=facts["sha256"],
-    )
-    if name == "icsd":
-        return data.select(data.known)
-    if name == "mp-c":
-        count = len(COMPOSITION_FEATURES)
-        return replace(
-            data, features=data.features[:, :count].copy(), feature_names=COMPOSITION_FEATURES
+
+    arrays: Mapping[str, Path]
+    _read: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
+
+    def digest(self, name: str) -> str:
+        """SHA-256 of the arrays of a name, without reading all of them."""
+        return str(_read_arrays(self.arrays[name], facts_only=True)[1]["sha256"])
+
+    def data(self, name: str) -> BenchmarkData:
+        """Return a data set of `DATA_SETS`.
+
+        Raises:
+            InputDataError: There is none of this name, or its file is damaged.
+        """
+        if name not in self._read:
+            self._read[name] = self._load(name)
+        found: BenchmarkData = self._read[name]
+        return found
+
+    def evaluation(self) -> EvaluationData:
+        """Return the evaluation set.
+
+        Raises:
+            InputDataError: Its file is damaged.
+        """
+        if EVALUATION not in self._read:
+            read, facts = _read_arrays(self.arrays[EVALUATION])
+            prefix = _ROWS_PREFIX
+            self._read[EVALUATION] = EvaluationData(
+                features={geometry: read[geometry] for geometry in ("relaxed", "ideal")},
+                target=read[DEFAULT_TARGET],
+                groups={
+                    key.removeprefix(prefix): rows
+                    for key, rows in read.items()
+                    if key.startswith(prefix)
+                },
+                sha256=facts["sha256"],
+            )
+        found: EvaluationData = self._read[EVALUATION]
+        return found
+
+    def _load(self, name: str) -> BenchmarkData:
+        if name == "icsd":
+            whole = self.data("oqmd-sc")
+            return replace(whole.select(whole.known), name=name)
+        if name == "mp-c":
+            count = len(COMPOSITION_FEATURES)
+            whole = self.data("oqmd-sc")
+            return replace(
+                whole,
+                name=name,
+                features=whole.features[:, :count].copy(),
+                feature_names=COMPOSITION_FEATURES,
+            )
+        read, facts = _read_arrays(self.arrays[find_source(name)])
+        return BenchmarkData(
+            name=name,
+            features=read["features"],
+            feature_names=COMPOSITION_FEATURES if name == "oqmd-c" else FEATURES,
+            targets={target: read[target] for target in UNITS if target in read},
+            ids=read["ids"],
+            formulas=read["formulas"],
+            prototypes=read["prototypes"],
+            known=read["known"],
+            held_out=read["held_out"],
+            dropped=facts["dropped"],
+            sha256=facts["sha256"],
         )
-    return data
-
-
-def load_evaluation(arrays: Path) -> EvaluationData:
-    """Read the evaluation set from the file of `prepare_arrays`.
-
-    Raises:
-        InputDataError: The file is damaged.
-    """
-    read, facts = _read_arrays(arrays)
-    return EvaluationData(
-        features={geometry: read[geometry] for geometry in ("relaxed", "ideal")},
-        target=read[DEFAULT_TARGET],
-        groups={
-            name.removeprefix("rows/"): rows
-            for name, rows in read.items()
-            if name.startswith("rows/")
-        },
-        sha256=facts["sha256"],
-    )
 
 
 def split_rows(data: BenchmarkData, holdout: str) -> tuple[IntArray, IntArray]:
@@ -551,7 +579,7 @@ def _build_evaluation(files: Sequence[Path], source: DataSource) -> tuple[Arrays
         DEFAULT_TARGET: data.target,
         "relaxed": relaxed.values.astype(np.float32),
         "ideal": featurize_ideal(data.crystals, data.kinds).astype(np.float32),
-        **{f"rows/{name}": rows for name, rows in (groups | parts).items()},
+        **{_ROWS_PREFIX + name: rows for name, rows in (groups | parts).items()},
     }, {}
 
 
@@ -626,10 +654,11 @@ def _hash_arrays(arrays: Mapping[str, NDArray[Any]]) -> str:
     return digest.hexdigest()
 
 
-def _read_arrays(path: Path) -> tuple[Arrays, dict[str, Any]]:
+def _read_arrays(path: Path, facts_only: bool = False) -> tuple[Arrays, dict[str, Any]]:
     try:
         with np.load(path, allow_pickle=False) as stored:
-            arrays = {name: stored[name] for name in stored.files}
+            names = ["facts"] if facts_only else stored.files
+            arrays = {name: stored[name] for name in names}
         return arrays, json.loads(str(arrays.pop("facts")))
     except (BadZipFile, EOFError, KeyError, OSError, ValueError) as error:
         raise InputDataError(

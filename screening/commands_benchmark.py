@@ -1,0 +1,240 @@
+"""The command that repeats the paper's tables and figures: benchmark."""
+
+from __future__ import annotations
+
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from screening.command_parts import (
+    DeviceOption,
+    check_device,
+    interruptible,
+    print_table,
+    run_in_parallel,
+    say,
+    show_progress,
+)
+from screening.completion import complete_from
+from screening.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from screening.benchmark.definitions import Benchmark
+    from screening.benchmark.engine import Standing
+    from screening.benchmark.trial import Trial
+
+BENCHMARKS = (
+    "table-2",
+    "table-3",
+    "table-4",
+    "table-5",
+    "figure-5",
+    "training-size",
+    "leave-prototype-out",
+    "leave-element-out",
+    "known-only",
+    "recipes",
+)
+BUDGETS = ("tiny", "cpu", "full")
+
+MOST_FAILURES = 5
+"""Failed trials that are named at the end."""
+
+
+def complete_benchmark(incomplete: str) -> list[str]:
+    """Complete the name of a benchmark."""
+    return complete_from(BENCHMARKS, incomplete)
+
+
+def complete_budget(incomplete: str) -> list[str]:
+    """Complete a budget."""
+    return complete_from(BUDGETS, incomplete)
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to the program.
+
+    Args:
+        app: The program.
+    """
+    app.command()(benchmark)
+
+
+def benchmark(
+    name: Annotated[
+        str,
+        typer.Argument(
+            metavar="NAME",
+            show_default=False,
+            help=f"What to repeat: {', '.join(BENCHMARKS)}.",
+            autocompletion=complete_benchmark,
+        ),
+    ],
+    work: Annotated[
+        Path, typer.Option(metavar="DIR", help="Folder for data, results of trials, checkpoints.")
+    ],
+    data: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Folder of the data set; to run, not to list or report."),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR", help="Folder for the report: results.json, README.md and plots."
+        ),
+    ] = None,
+    budget: Annotated[
+        str,
+        typer.Option(
+            help="tiny (seconds), cpu (about two hours of two cores) or full (as the paper, for a "
+            "GPU).",
+            autocompletion=complete_budget,
+        ),
+    ] = "cpu",
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            help="Trials side by side, each in a process with one thread; 0 runs one after the "
+            "other in this process with all threads.",
+            show_default="one per core; with --device cuda 1",
+        ),
+    ] = None,
+    device: DeviceOption = "auto",
+    only: Annotated[
+        str | None,
+        typer.Option(
+            metavar="PATTERN",
+            help="Run only trials whose name contains it; * and ? stand for anything.",
+        ),
+    ] = None,
+    features: Annotated[
+        list[Path] | None,
+        typer.Option(
+            metavar="FILE",
+            help="Feature table of some of the structures, from featurize; the others are "
+            "computed. Repeatable.",
+        ),
+    ] = None,
+    list_trials: Annotated[
+        bool, typer.Option("--list", help="List the trials, run nothing.")
+    ] = False,
+    report_only: Annotated[
+        bool, typer.Option(help="Write the report of what is there, run nothing.")
+    ] = False,
+) -> None:
+    """Repeat a table or figure of the paper on public data, or go beyond it.
+
+    A killed run goes on when the command is given again. Trials that fail are recorded with their
+    reason and the others go on; the command then ends with exit code 7.
+    """
+    from screening.benchmark.definitions import find_benchmark
+    from screening.benchmark.engine import State, TrialsFailedError, survey
+
+    defined = find_benchmark(name)
+    trials = defined.trials(budget)
+    chosen = _choose(trials, only)
+    if list_trials:
+        _print_trials(survey(work, chosen))
+        return
+    if report_only:
+        if out is None:
+            raise ConfigurationError("--report-only writes into a folder: name it with --out")
+        _report(defined, budget, survey(work, trials), out)
+        return
+    if data is None:
+        raise ConfigurationError("name the folder of the data set with --data")
+    standings = _run(chosen, data, work, tuple(features or ()), workers, check_device(device))
+    if out is not None:
+        _report(defined, budget, survey(work, trials), out)
+    failed = [standing.trial.name for standing in standings if standing.state is State.FAILED]
+    if failed:
+        more = ", ..." if len(failed) > MOST_FAILURES else ""
+        raise TrialsFailedError(
+            f"{len(failed)} of {len(chosen)} trials failed: {', '.join(failed[:MOST_FAILURES])}"
+            f"{more}; the reasons stand above and in {work}, the same command tries them again"
+        )
+
+
+def _run(
+    trials: Sequence[Trial],
+    data: Path,
+    work: Path,
+    features: tuple[Path, ...],
+    workers: int | None,
+    device: str,
+) -> list[Standing]:
+    from irnet.device import choose_device
+    from screening.benchmark.data import DataSource
+    from screening.benchmark.engine import run_trials
+    from screening.settings import count_cores
+
+    place = choose_device(device).type
+    if workers is None:
+        workers = 1 if place == "cuda" else count_cores()
+    with (
+        interruptible("the same command goes on from here"),
+        show_progress("sites", "trials") as [featurized, fitted],
+    ):
+        source = DataSource(
+            data=data,
+            cache=work / "data",
+            features=features,
+            run=run_in_parallel(workers, None),
+            progress=featurized,
+            note=say,
+        )
+        return run_trials(
+            trials, source, work, workers=workers, device=place, note=say, progress=fitted
+        )
+
+
+def _choose(trials: Sequence[Trial], only: str | None) -> list[Trial]:
+    """Trials whose name has a pattern in it."""
+    chosen = [trial for trial in trials if only is None or fnmatchcase(trial.name, f"*{only}*")]
+    if not chosen:
+        raise ConfigurationError(
+            f'--only "{only}" is in the name of none of the {len(trials)} trials, such as '
+            f"{trials[0].name}; see --list"
+        )
+    return chosen
+
+
+def _print_trials(standings: Sequence[Standing]) -> None:
+    from screening.benchmark.data import TRAINING_ROWS
+    from screening.benchmark.fitting import estimate_seconds
+    from screening.benchmark.trial import HELD_OUT
+
+    rows = [["trial", "model", "rows", "state", "core seconds, about", "held-out MAE"]]
+    left = 0.0
+    for each in standings:
+        trial, result = each.trial, each.result
+        seconds = estimate_seconds(trial, TRAINING_ROWS[trial.data])
+        left += seconds if result is None else 0.0
+        errors = None if result is None else result.test.get(HELD_OUT)
+        rows.append(
+            [
+                f"{trial.benchmark} {trial.name}",
+                trial.title,
+                "all" if trial.train_rows is None else f"{trial.train_rows:,}",
+                str(each.state),
+                f"{seconds:,.0f}",
+                f"{errors.mae:.4f} {result.unit}" if result and errors else "",
+            ]
+        )
+    print_table("", rows)
+    say(f"{len(standings)} trials, about {left:,.0f} core seconds left")
+
+
+def _report(benchmark: Benchmark, budget: str, standings: Sequence[Standing], out: Path) -> None:
+    from screening.benchmark.report import write_report
+
+    results = [standing.result for standing in standings if standing.result is not None]
+    command = ["screening", "benchmark", benchmark.name, "--budget", budget]
+    write_report(benchmark, budget, results, out, command)
+    missing = len(standings) - len(results)
+    say(f"{out}: report of {len(results)} trials" + (f", {missing} missing" if missing else ""))
