@@ -56,6 +56,8 @@ FAST = (
     *("--precision", "fp32", "--batch-size", 32, "--holdout", 0.25),
 )
 
+LEARNING = ("--epochs", 12, "--learning-rate", 0.01)
+
 
 def names_of(labels: Labels) -> list[str | None]:
     return [None if np.isnan(n) else labels.classes[int(n)] for n in labels.numbers]
@@ -262,7 +264,7 @@ def train(data: Path, out: Path, target: str, *options: object) -> Result:
 @pytest.fixture(scope="module")
 def classifier(table: Path, folder: Path) -> Path:
     """A model of three classes, with its forest measured."""
-    result = train(table, folder / "kinds", "kind", "--epochs", 12, "--learning-rate", 0.01)
+    result = train(table, folder / "kinds", "kind", *LEARNING)
     assert result.exit_code == 0, result.output
     assert "Random Forest trained" in result.stderr
     assert "IRNet" in result.stdout
@@ -298,6 +300,25 @@ def test_a_training_on_texts_ends_in_a_true_card(classifier: Path, table: Path) 
     assert (
         model.training_formulas.energies is None or np.isnan(model.training_formulas.energies).all()
     )
+
+
+def test_a_killed_training_ends_as_an_undisturbed_one(
+    table: Path, classifier: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(*arguments: object, **options: object) -> None:
+        raise KeyboardInterrupt
+
+    out = tmp_path / "kinds"
+    with monkeypatch.context() as patched:
+        patched.setattr("screening.training.score_classes", stop)
+        assert train(table, out, "kind", *LEARNING).exit_code == 130
+    assert not (out / "card.json").exists()
+    with monkeypatch.context() as patched:
+        patched.setattr("irnet.forest.fit_forest", stop)
+        done = train(table, out, "kind", *LEARNING)
+    assert done.exit_code == 0, done.output
+    assert read_card(out).classification == read_card(classifier).classification
+    assert not (out / "work").exists()
 
 
 def test_cards_of_classes_are_shown(classifier: Path) -> None:
