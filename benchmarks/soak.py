@@ -1,6 +1,6 @@
 """Campaigns in a loop while their workers and drivers are killed: what grows, what is left behind?
 
-    python benchmarks/soak.py [--minutes 15] [--seed 0] [--log FILE]
+    python benchmarks/soak.py [--minutes 15] [--seed 0] [--all]
 
 One long-lived process is the driver of campaign after campaign, in turn: with workers of their own;
 on one local cluster that lives as long as the process; on a `dask scheduler` and `dask worker` of
