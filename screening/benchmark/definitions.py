@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
+from screening.benchmark.data import ABOVE_HULL, DENSITY, ELEMENTS, PROTOTYPES, VOLUME
 from screening.benchmark.trial import Trial, Value
+from screening.dataset import DEFAULT_TARGET
 from screening.errors import ConfigurationError, suggest
 
 Budget = Literal["tiny", "cpu", "full"]
@@ -69,79 +71,96 @@ def find_benchmark(name: str) -> Benchmark:
 
 @dataclass(frozen=True)
 class Size:
-    """How much is spent on networks of one recipe.
+    """How much is spent on one model.
 
     Attributes:
         train_rows: Rows to train on, None for all.
-        epochs: Passes over them, None for the recipe's.
-        seeds: How often, with different seeds.
-        watched_rows: Held-out rows that learning curves are of.
+        epochs: Of a network, None for the recipe's.
+        seeds: How often it is fitted, with different seeds.
+        watched_rows: Held-out rows that a network's learning curve is of, None for all.
+        search: Whether a baseline's grid is searched.
     """
 
     train_rows: int | None
-    epochs: int | None
-    seeds: int
+    epochs: int | None = None
+    seeds: int = 1
     watched_rows: int | None = 0
+    search: bool = True
 
 
-def _describe(size: Size, full: str) -> str:
-    """Say what is smaller than in the paper; empty for nothing."""
-    parts = []
-    if size.train_rows is not None:
-        parts.append(f"at most {size.train_rows:,} training rows")
-    if size.epochs is not None:
-        parts.append(f"{size.epochs} epochs instead of {full}")
-    return ", ".join(parts)
+NETWORKS: Final = tuple(
+    f"{kind}-{depth}" for kind in ("plain", "srnet", "irnet") for depth in (17, 24, 48)
+)
+"""The paper's networks (Table 1)."""
 
+BASELINES: Final = (
+    "linear_regression",
+    "lasso",
+    "ridge",
+    "elastic_net",
+    "sgd",
+    "decision_tree",
+    "adaboost",
+    "k_neighbors",
+    "svr",
+    "bagging",
+    "random_forest",
+    "gradient_boosting",
+)
+"""The paper's regressors, and gradient boosting."""
 
-_FULL_EPOCHS: Final[Mapping[str, str]] = {
-    "default": "80",
-    "paper": "training until 200 of them bring nothing",
-    "brnet": "training until 200 of them bring nothing",
-    "ibrnet": "training until 60 of them bring nothing",
-}
+SLOW_BASELINES: Final = ("svr", "adaboost")
+"""Regressors that take hours on all rows: `MOST_ROWS` of them then."""
 
+MOST_ROWS: Final = 20_000
 
-def _networks(
-    benchmark: str,
-    series: str,
-    model: str,
-    data: str,
-    size: Size,
-    recipe: str = "default",
-    changes: Mapping[str, Value] | None = None,
-    **fields: object,
-) -> list[Trial]:
-    """Trials of one network, one per seed."""
-    changed = dict(changes or {})
-    if size.epochs is not None:
-        changed["epochs"] = size.epochs
-    trial = Trial(
-        benchmark=benchmark,
-        series=series,
-        kind="network",
-        model=model,
-        data=data,
-        recipe=recipe,
-        changes=tuple(changed.items()),
-        train_rows=size.train_rows,
-        watched_rows=size.watched_rows,
-        shortened=_describe(size, _FULL_EPOCHS[recipe]),
-    )
-    trial = replace(trial, **fields)  # type: ignore[arg-type]
-    return [replace(trial, seed=seed) for seed in range(size.seeds)]
+COMPARED: Final = ("random_forest", "gradient_boosting")
+"""Baselines that stand beside IRNet beyond the tables: the paper's best, and the best there is."""
 
+PROPERTIES: Final = (
+    ("oqmd-c", DEFAULT_TARGET),
+    ("mp-c", DEFAULT_TARGET),
+    ("mp-c", VOLUME),
+    ("mp-c", DENSITY),
+    ("mp-c", ABOVE_HULL),
+)
+"""What is learnt from composition alone (the paper's Table 4): data set and target."""
 
-PLAIN_17: Final[Mapping[str, tuple[str, str]]] = {
+VARIANTS: Final[Mapping[str, tuple[str, str]]] = {
     "plain-17-norm-after": ("plain-17, batch norm after", "{width}ABx{count}"),
     "plain-17-no-norm": ("plain-17, no batch norm", "{width}Ax{count}"),
     "plain-17-dropout": ("plain-17, dropout", "{width}BAx{count}D"),
 }
-"""Variants of the 17-layer plain network in the paper's Figure 2: series, and label and block."""
+"""Other 17-layer plain networks (the paper's Figure 2): series, label, pattern of a block."""
 
 DROPOUT_BLOCKS: Final = 4
-"""The paper tried dropout after the first four stacks (section 4.1.1)."""
+"""Dropout was tried after the first four stacks (section 4.1.1)."""
 
+RECIPE_STEPS: Final[tuple[tuple[str, str, Mapping[str, Value]], ...]] = (
+    ("paper", "the paper's recipe", {}),
+    ("inputs", "+ scaled inputs", {"scale_inputs": True, "clip_sigma": 6.0}),
+    ("target", "+ scaled target", {"scale_target": True}),
+    ("clip", "+ gradient clipped", {"gradient_clip": 1.0}),
+    (
+        "adamw",
+        "+ AdamW at 5e-4",
+        {"optimizer": "adamw", "learning_rate": 5e-4, "weight_decay": 1e-2},
+    ),
+    ("one-cycle", "+ one cycle", {"schedule": "one-cycle", "patience": 40}),
+    ("batch", "+ batches of 512", {"batch_size": 512}),
+    ("precision", "+ bfloat16: the default recipe", {"precision": "auto"}),
+)
+"""From recipe ``paper`` to ``default``, each step on top of those before: series, label, fields."""
+
+BATCH_SIZES: Final = ((2_000, 64), (5_000, 128), (20_000, 256))
+"""Batches for fewer rows than the first number, so that small sets still make steps enough."""
+
+_EPOCHS: Final[Mapping[str, str]] = {
+    "default": "80",
+    "paper": "training until 200 bring nothing",
+    "brnet": "training until 200 bring nothing",
+    "ibrnet": "training until 60 bring nothing",
+}
 _WIDTHS_17: Final = ((1024, 4), (512, 3), (256, 3), (128, 3), (64, 2), (32, 1))
 
 
@@ -149,21 +168,68 @@ def write_plain_17(pattern: str) -> str:
     """The architecture string of a variant of the 17-layer plain network.
 
     Args:
-        pattern: A block, with ``{width}`` and ``{count}``; with a ``D`` only of the first four.
+        pattern: A block, with ``{width}`` and ``{count}``; a ``D`` at its end is only for the first
+            `DROPOUT_BLOCKS`.
     """
+    patterns = [
+        pattern if place < DROPOUT_BLOCKS else pattern.removesuffix("D")
+        for place in range(len(_WIDTHS_17))
+    ]
     blocks = [
-        (pattern if place < DROPOUT_BLOCKS else pattern.removesuffix("D")).format(
-            width=width, count=count
-        )
-        for place, (width, count) in enumerate(_WIDTHS_17)
+        each.format(width=width, count=count)
+        for each, (width, count) in zip(patterns, _WIDTHS_17, strict=True)
     ]
     return "-".join([*blocks, "1"])
 
 
-NETWORKS: Final = tuple(
-    f"{kind}-{depth}" for kind in ("plain", "srnet", "irnet") for depth in (17, 24, 48)
-)
-"""The paper's networks."""
+def _fit_network(
+    trial: Trial, size: Size, recipe: str = "default", changes: Mapping[str, Value] | None = None
+) -> list[Trial]:
+    """Trials of a network, one per seed, of a trial that says the rest."""
+    changed = dict(changes or {})
+    smaller = _describe_rows(size)
+    if size.epochs is not None:
+        changed["epochs"] = size.epochs
+        smaller.append(f"{size.epochs} epochs instead of {_EPOCHS[recipe]}")
+    return [
+        replace(
+            trial,
+            kind="network",
+            recipe=recipe,
+            changes=tuple(changed.items()),
+            train_rows=size.train_rows,
+            watched_rows=size.watched_rows,
+            seed=seed,
+            shortened=", ".join(smaller),
+        )
+        for seed in range(size.seeds)
+    ]
+
+
+def _fit_baseline(trial: Trial, size: Size) -> list[Trial]:
+    """Trials of a baseline, one per seed, of a trial that says the rest."""
+    smaller = _describe_rows(size)
+    if not size.search:
+        smaller.append("no grid search")
+    return [
+        replace(
+            trial,
+            kind="baseline",
+            train_rows=size.train_rows,
+            search=size.search,
+            seed=seed,
+            shortened=", ".join(smaller),
+        )
+        for seed in range(size.seeds)
+    ]
+
+
+def _describe_rows(size: Size) -> list[str]:
+    return [] if size.train_rows is None else [f"at most {size.train_rows:,} training rows"]
+
+
+def _describe_trial(benchmark: str, series: str, model: str, data: str, **fields: Any) -> Trial:
+    return Trial(benchmark, series, "network", model, data, **fields)
 
 
 def _table_2(budget: Budget) -> tuple[Trial, ...]:
@@ -173,20 +239,187 @@ def _table_2(budget: Budget) -> tuple[Trial, ...]:
         "full": {"default": Size(None, None, 3, None), "paper": Size(None, None, 1, None)},
     }[budget]
     models = {name: (name, "") for name in NETWORKS} | {
-        series: (write_plain_17(pattern), label) for series, (label, pattern) in PLAIN_17.items()
+        series: (write_plain_17(pattern), label) for series, (label, pattern) in VARIANTS.items()
     }
     if budget == "tiny":
         models = {name: models[name] for name in ("plain-17", "irnet-17", "plain-17-dropout")}
     return tuple(
         trial
-        for recipe in ("default", "paper")
+        for recipe, size in sizes.items()
         for data in ("oqmd-sc", "icsd")
         for series, (model, label) in models.items()
-        for trial in _networks(
-            "table-2", f"{data}-{recipe}-{series}", model, data, sizes[recipe], recipe, label=label
+        for trial in _fit_network(
+            _describe_trial("table-2", f"{data}-{recipe}-{series}", model, data, label=label),
+            size,
+            recipe,
         )
     )
 
+
+def _table_3(budget: Budget) -> tuple[Trial, ...]:
+    size = {"tiny": Size(200, search=False), "cpu": Size(12_000), "full": Size(None)}[budget]
+    slow = replace(size, train_rows=MOST_ROWS) if size.train_rows is None else size
+    models = ("ridge", "random_forest") if budget == "tiny" else BASELINES
+    return tuple(
+        trial
+        for model in models
+        for trial in _fit_baseline(
+            _describe_trial("table-3", model, model, "oqmd-sc"),
+            slow if model in SLOW_BASELINES else size,
+        )
+    )
+
+
+def _table_4(budget: Budget) -> tuple[Trial, ...]:
+    networks = {"tiny": Size(200, 1), "cpu": Size(20_000, 20, 2), "full": Size(None, None, 3)}
+    baselines = {
+        "tiny": Size(200, search=False),
+        "cpu": Size(20_000, search=False),
+        "full": Size(None),
+    }
+    size = baselines[budget]
+    slow = replace(size, train_rows=size.train_rows or MOST_ROWS)
+    tiny = budget == "tiny"
+    trials: list[Trial] = []
+    for data, target in PROPERTIES[:1] + PROPERTIES[-1:] if tiny else PROPERTIES:
+        for model in ("irnet-17",) if tiny else ("plain-17", "irnet-17", "irnet-48"):
+            series = f"{data}-{target}-{model}"
+            trial = _describe_trial("table-4", series, model, data, target=target)
+            trials += _fit_network(trial, networks[budget])
+        for model in ("ridge",) if tiny else BASELINES:
+            series = f"{data}-{target}-{model}"
+            trial = _describe_trial("table-4", series, model, data, target=target)
+            trials += _fit_baseline(trial, slow if model in SLOW_BASELINES else size)
+    return tuple(trials)
+
+
+def _table_5(budget: Budget) -> tuple[Trial, ...]:
+    sizes = {
+        "tiny": {"default": Size(200, 1), "paper": Size(200, 1)},
+        "cpu": {"default": Size(None, 40, 3), "paper": Size(None, 8, 3)},
+        "full": {"default": Size(None, None, 3), "paper": Size(None, None, 3)},
+    }[budget]
+    baseline = {"tiny": Size(200, search=False), "cpu": Size(None), "full": Size(None)}[budget]
+    deep = ("plain-17", "irnet-48") if budget != "tiny" else ()
+    trials: list[Trial] = []
+    for recipe, models in (("default", ("irnet-17", *deep)), ("paper", ("irnet-17",))):
+        for model in models:
+            series = f"{recipe}-{model}"
+            trial = _describe_trial("table-5", series, model, "icsd", tests=("eval",))
+            trials += _fit_network(trial, sizes[recipe], recipe)
+    for model in COMPARED if budget != "tiny" else ("random_forest",):
+        trial = _describe_trial("table-5", model, model, "icsd", tests=("eval",))
+        trials += _fit_baseline(trial, baseline)
+    return tuple(trials)
+
+
+def _figure_5(budget: Budget) -> tuple[Trial, ...]:
+    models = ("irnet-17", "irnet-48", *COMPARED)
+    return tuple(
+        trial
+        for trial in (*_table_2(budget), *_table_3(budget))
+        if trial.model in models and trial.data == "oqmd-sc" and trial.recipe in ("", "default")
+    )
+
+
+def _training_size(budget: Budget) -> tuple[Trial, ...]:
+    every: Mapping[Budget, Mapping[int | None, int | None]] = {
+        "tiny": {100: 1, 200: 1},
+        "cpu": {1_000: 80, 3_000: 80, 10_000: 60, 30_000: 30, None: 20},
+        "full": dict.fromkeys((1_000, 3_000, 10_000, 30_000, None)),
+    }
+    epochs = every[budget]
+    seeds = 1 if budget == "tiny" else 3
+    trials: list[Trial] = []
+    for rows, passes in epochs.items():
+        word = "all" if rows is None else str(rows)
+        batch = next((size for most, size in BATCH_SIZES if rows and rows < most), None)
+        trial = _describe_trial("training-size", f"irnet-17-{word}", "irnet-17", "oqmd-sc")
+        changes: dict[str, Value] = {} if batch is None else {"batch_size": batch}
+        trials += _fit_network(trial, Size(rows, passes, seeds), "default", changes)
+        for model in COMPARED:
+            trial = _describe_trial("training-size", f"{model}-{word}", model, "oqmd-sc")
+            trials += _fit_baseline(trial, Size(rows, search=budget == "full"))
+    return tuple(trials)
+
+
+def _leave_out(benchmark: str, kind: str, values: Sequence[str], budget: Budget) -> list[Trial]:
+    """Trials that leave out one thing each, and the same with an ordinary split."""
+    network = {"tiny": Size(200, 1), "cpu": Size(30_000, 20, 2), "full": Size(None, None, 3)}
+    baseline = {
+        "tiny": Size(200, search=False),
+        "cpu": Size(30_000, search=False),
+        "full": Size(None, search=False),
+    }
+    test = f"{kind}s"
+    places: list[tuple[str, str, tuple[str, ...]]] = [("ordinary", "formulas", (test,))]
+    places += [(value, f"{kind}:{value}", ()) for value in values]
+    trials: list[Trial] = []
+    for word, holdout, tests in places:
+        for model in ("irnet-17",) if budget == "tiny" else ("irnet-17", *COMPARED):
+            trial = _describe_trial(
+                benchmark, f"{word}-{model}", model, "oqmd-sc", holdout=holdout, tests=tests
+            )
+            fit = _fit_baseline if model in COMPARED else _fit_network
+            trials += fit(trial, (baseline if model in COMPARED else network)[budget])
+    return trials
+
+
+def _leave_prototype_out(budget: Budget) -> tuple[Trial, ...]:
+    values = PROTOTYPES[:1] if budget == "tiny" else PROTOTYPES
+    return tuple(_leave_out("leave-prototype-out", "prototype", values, budget))
+
+
+def _leave_element_out(budget: Budget) -> tuple[Trial, ...]:
+    values = ELEMENTS[:1] if budget == "tiny" else ELEMENTS
+    return tuple(_leave_out("leave-element-out", "element", values, budget))
+
+
+def _known_only(budget: Budget) -> tuple[Trial, ...]:
+    network = {"tiny": Size(200, 1), "cpu": Size(None, 30, 3), "full": Size(None, None, 3)}
+    baseline = {
+        "tiny": Size(200, search=False),
+        "cpu": Size(None, search=False),
+        "full": Size(None),
+    }
+    trials: list[Trial] = []
+    for data in ("icsd", "oqmd-sc"):
+        for model in ("irnet-17",) if budget == "tiny" else ("irnet-17", *COMPARED):
+            trial = _describe_trial(
+                "known-only", f"{data}-{model}", model, data, tests=("known", "virtual", "eval")
+            )
+            fit = _fit_baseline if model in COMPARED else _fit_network
+            trials += fit(trial, (baseline if model in COMPARED else network)[budget])
+    return tuple(trials)
+
+
+def _recipes(budget: Budget) -> tuple[Trial, ...]:
+    size = {
+        "tiny": Size(200, 1, 1, None),
+        "cpu": Size(12_000, 20, 3, None),
+        "full": Size(None, None, 3, None),
+    }[budget]
+    trials: list[Trial] = []
+    changes: dict[str, Value] = {}
+    for series, label, fields in RECIPE_STEPS:
+        changes |= fields
+        # the last step's bound on the epochs is that of the default recipe
+        last = {"epochs": 80} if "schedule" in changes else {}
+        if budget == "tiny" and series not in ("paper", "precision"):
+            continue
+        trial = _describe_trial(
+            "recipes", series, "irnet-17", "oqmd-sc", label=label, tests=("batch-statistics",)
+        )
+        trials += _fit_network(trial, size, "paper", {**changes, **last})
+    for recipe in ("brnet", "ibrnet") if budget != "tiny" else ():
+        trial = _describe_trial("recipes", recipe, "brnet", "oqmd-sc", label=_TITLES[recipe])
+        # in few epochs the rate would never fall
+        own: dict[str, Value] = {"decay_epochs": 3} if (recipe, budget) == ("ibrnet", "cpu") else {}
+        trials += _fit_network(trial, size, recipe, own)
+    return tuple(trials)
+
+
+_TITLES: Final[Mapping[str, str]] = {"brnet": "BRNet", "ibrnet": "BRNet, iBRNet's schedule"}
 
 BENCHMARKS: Final[Mapping[str, Benchmark]] = {
     each.name: each
@@ -196,6 +429,22 @@ BENCHMARKS: Final[Mapping[str, Benchmark]] = {
             "Depth and shortcuts of networks, under a good recipe and under the paper's",
             "Table 2 and Figures 2 to 4",
             _table_2,
+        ),
+        Benchmark("table-3", "Traditional regressors", "Table 3", _table_3),
+        Benchmark("table-4", "Properties from composition alone", "Table 4", _table_4),
+        Benchmark(
+            "table-5",
+            "Hypothetical compounds of a combinatorial search, from known crystals",
+            "Table 5",
+            _table_5,
+        ),
+        Benchmark("figure-5", "Distribution of the error", "Figure 5", _figure_5),
+        Benchmark("training-size", "Error by number of training rows", "", _training_size),
+        Benchmark("leave-prototype-out", "Prototypes never seen", "", _leave_prototype_out),
+        Benchmark("leave-element-out", "Elements never seen", "", _leave_element_out),
+        Benchmark("known-only", "Learning from known crystals or from everything", "", _known_only),
+        Benchmark(
+            "recipes", "From the paper's recipe to ours, and the quirks of its code", "", _recipes
         ),
     )
 }
