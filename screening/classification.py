@@ -65,20 +65,21 @@ def read_labels(column: pd.Series[Any], path: Path) -> Labels:
     Raises:
         InputDataError: The column holds something else, such as numbers.
     """
-    values = column.astype(object)
-    missing = values.isna().to_numpy(dtype=np.bool_)
-    for value in values[~missing]:
-        if not isinstance(value, (str, bool, np.bool_)):
+    texts = []
+    for value, missing in zip(column.astype(object), column.isna(), strict=True):
+        if missing:
+            texts.append("")
+        elif isinstance(value, (str, bool, np.bool_)):
+            texts.append(str(value) if str(value).strip() else "")
+        else:
             raise InputDataError(
                 f"{path}: column {column.name!r} holds {value!r}, which is neither a text nor a "
                 "truth value. Cut a column of numbers in two with --split-at, or write the names "
                 "of the classes into it."
             )
-    texts = np.array(["" if lacks else str(v) for v, lacks in zip(values, missing, strict=True)])
-    empty = np.char.strip(texts) == "" if len(texts) else missing
-    numbers = np.full(len(texts), np.nan)
-    names, numbers[~empty] = np.unique(texts[~empty], return_inverse=True)
-    return Labels(numbers, tuple(str(name) for name in names))
+    classes = tuple(sorted({text for text in texts if text}))
+    place = {name: float(number) for number, name in enumerate(classes)}
+    return Labels(np.array([place.get(text, np.nan) for text in texts], dtype=float), classes)
 
 
 def cut_in_two(values: FloatArray, bound: float) -> Labels:

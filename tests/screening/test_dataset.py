@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -267,3 +268,33 @@ def test_structure_types_follow_their_rows(tmp_path: Path) -> None:
     misspelt = structures(tmp_path / "m.parquet", structure_type=["B2", "perovskit", ""])
     with pytest.raises(InputDataError, match=r"m\.parquet.*'perovskit'.*did you mean"):
         read_training_set([misspelt], Protocol())
+
+
+def test_classes_of_several_files_are_numbered_together(tmp_path: Path) -> None:
+    first = structures(tmp_path / "a.parquet", kind=["salt", "salt", "metal"])
+    second = structures(tmp_path / "b.parquet", id=["d", "e", "f"], kind=["gas", None, "salt"])
+    protocol = Protocol(target="kind", classes=True, drop_missing_energies=True)
+    data = read_training_set([first, second], protocol)
+    assert data.classes == ("gas", "metal", "salt")
+    assert data.target.tolist() == [2, 2, 1, 0, 2]
+    assert data.dropped == {"no label": 1}
+    assert data.select(np.array([3])).classes == data.classes
+    without = replace(protocol, excluded_formulas=frozenset({"CsCl"}))
+    left = read_training_set([first, second], without)
+    assert left.classes == ("metal", "salt")
+    assert left.target.tolist() == [1, 0, 1]
+
+
+def test_a_number_is_cut_into_classes(tmp_path: Path) -> None:
+    path = structures(tmp_path / "a.parquet", gap=[0.0, 0.5, np.nan])
+    protocol = Protocol(target="gap", classes=True, split_at=0.1, drop_missing_energies=True)
+    data = read_training_set([path], protocol)
+    assert data.classes == ("at most 0.1", "above 0.1")
+    assert data.target.tolist() == [0, 1]
+    other = read_training_set([path], replace(protocol, split_at=0.2))
+    assert other.target.tolist() == data.target.tolist()
+    assert other.content_hash() != data.content_hash()
+    with pytest.raises(InputDataError, match="1 rows have no finite 'gap', the first is 'c'"):
+        read_training_set([path], replace(protocol, drop_missing_energies=False))
+    with pytest.raises(InputDataError, match="'gap' is 'at most 9' in all 2 rows"):
+        read_training_set([path], replace(protocol, split_at=9.0))

@@ -87,6 +87,18 @@ def test_a_training_ends_in_a_model_with_a_true_card(request_: TrainingRequest) 
     assert set(card.data.elements) == set("Li Na K Mg Ca Al Fe Cu O S F Cl".split())
 
 
+def test_numbers_are_not_learnt_by_cross_entropy_nor_classes_by_another_loss(
+    request_: TrainingRequest,
+) -> None:
+    for wrong in (
+        replace(request_, recipe=RECIPE.with_changes(loss="cross_entropy")),
+        replace(request_, protocol=Protocol(classes=True, split_at=0.0)),
+    ):
+        with pytest.raises(ConfigurationError, match="are learnt by cross_entropy"):
+            train_model(wrong)
+    assert not request_.out.exists()
+
+
 def test_training_on_everything_has_no_held_out_errors(request_: TrainingRequest) -> None:
     card = train_model(replace(request_, holdout=0.0))
     assert card.held_out == ()
