@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 MARKERS: Final = ("o", "s", "^", "D", "v", "P", "X")
 
-MOST_EPOCHS: Final = 300
+MOST_EPOCHS: Final = 200
 """Points of a learning curve: of longer ones only every second, third, ... epoch is drawn."""
 
 PANEL_WIDTH, PANEL_HEIGHT = 3.1, 2.5

@@ -25,7 +25,10 @@ RECORD_NAME: Final = "results.json"
 RECORD_FORMAT: Final = 1
 
 DIGITS: Final = 6
-"""Significant digits of numbers in the record; tables and plots show no more."""
+"""Significant digits of single numbers in the record; tables and plots show no more."""
+
+LIST_DIGITS: Final = 4
+"""Significant digits of numbers in its lists: learning curves, percentiles, errors of rows."""
 
 _MARKDOWN: Final = str.maketrans({sign: f"\\{sign}" for sign in "\\`*_[]<>|"})
 
@@ -279,7 +282,10 @@ def _write_record(
     }
     parts = [f'"{name}": {json.dumps(value, ensure_ascii=False)}' for name, value in facts.items()]
     for name, values in lists.items():
-        lines = [json.dumps(value, ensure_ascii=False, allow_nan=False) for value in values]
+        lines = [
+            json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+            for value in values
+        ]
         parts.append(f'"{name}": [\n' + ",\n".join(lines) + "\n]")
     return "{\n" + ",\n".join(parts) + "\n}\n"
 
@@ -288,14 +294,14 @@ def _round_result(result: TrialResult) -> TrialResult:
     return TrialResult.from_json(_round(result.to_json()))
 
 
-def _round(value: Any) -> Any:
-    """Numbers to `DIGITS` significant digits; those that JSON does not know become null."""
+def _round(value: Any, digits: int = DIGITS) -> Any:
+    """Numbers to significant digits; those that JSON does not know become null."""
     if isinstance(value, Mapping):
-        return {name: _round(each) for name, each in value.items()}
+        return {name: _round(each, digits) for name, each in value.items()}
     if isinstance(value, list | tuple):
-        return [_round(each) for each in value]
+        return [_round(each, LIST_DIGITS) for each in value]
     if isinstance(value, float):
-        rounded = float(f"{value:.{DIGITS}g}")
+        rounded = float(f"{value:.{digits}g}")
         return rounded if abs(rounded) < float("inf") else None
     return value
 

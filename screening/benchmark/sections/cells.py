@@ -119,8 +119,8 @@ def name_model(trial: Trial) -> str:
 def name_apart(trial: Trial, among: Iterable[Summary]) -> str:
     """A model's name, with its recipe where the same name stands for several."""
     name = name_model(trial)
-    recipes = {show_changes(each.trial) for each in among if name_model(each.trial) == name}
-    return f"{name}, {show_changes(trial)}" if len(recipes) > 1 else name
+    recipes = {each.trial.recipe for each in among if name_model(each.trial) == name}
+    return f"{name}, recipe {trial.recipe}" if len(recipes) > 1 else name
 
 
 def name_with_data(trial: Trial, among: Sequence[Summary]) -> str:

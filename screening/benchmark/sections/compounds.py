@@ -131,7 +131,7 @@ def describe_known_only(summaries: Sequence[Summary]) -> list[Section]:
     names = [name_group(group) for group in groups]
     errors: Table = [["model", "recipe and changes", "trained on", "training rows", *names]]
     biases: Table = [["model", "recipe and changes", "trained on", *names]]
-    series = []
+    series: list[Series] = []
     for place, each in enumerate(summaries):
         trial = each.trial
         first = [name_model(trial), show_changes(trial), trial.data]

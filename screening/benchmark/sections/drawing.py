@@ -75,21 +75,21 @@ def draw_rows(
 
 
 def draw_ranking(
-    file: str, title: str, ordered: Sequence[Summary], published: Mapping[str, float], unit: str
+    file: str, title: str, models: Sequence[Summary], published: Mapping[str, float], unit: str
 ) -> list[Plot]:
     """Draw each model's error on the held-out rows in a row, the paper's beside it.
 
     Args:
         file: Name of the plot's file.
         title: What it shows.
-        ordered: The models; those without a result are left out.
+        models: From top to bottom; those without a result are left out.
         published: The paper's errors by `Trial.model`.
         unit: Of the errors.
     """
-    found = [(each, measured) for each in ordered if (measured := each.mae()) is not None]
+    found = [(each, measured) for each in models if (measured := each.mae()) is not None]
     if not found:
         return []
-    names = [name_apart(each.trial, ordered) for each, _ in found]
+    names = [name_apart(each.trial, models) for each, _ in found]
     points = [(float(row), measured) for row, (_, measured) in enumerate(found)]
     series = [make_series("measured", points, 0)]
     known = [

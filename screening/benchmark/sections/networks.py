@@ -23,7 +23,6 @@ from screening.benchmark.sections.cells import (
     show_published,
     show_setting,
     show_time,
-    sort_by_error,
     split_by,
 )
 from screening.benchmark.sections.drawing import (
@@ -84,11 +83,10 @@ def describe_recipes(summaries: Sequence[Summary]) -> list[Section]:
     sections = []
     blocks = split_by(summaries, lambda trial: (trial.data, trial.target, trial.train_rows))
     for number, block in enumerate(blocks):
-        ordered = sort_by_error(block)
         unit = find_unit(block)
         setting = show_setting(block[0].trial)
         rows = [["name", "recipe and changes", "test error", "epochs [kept]", "time of a fit"]]
-        for each in ordered:
+        for each in block:
             rows.append(
                 [
                     name_model(each.trial),
@@ -99,8 +97,11 @@ def describe_recipes(summaries: Sequence[Summary]) -> list[Section]:
                 ]
             )
         title = f"Recipes: {setting}"
-        text = f"Mean absolute error on the held-out rows, {unit}, the best first."
-        plots = draw_ranking(number_file("recipes", number), title, ordered, {}, unit)
+        text = (
+            f"Mean absolute error on the held-out rows, {unit}. A name that begins with + is a "
+            "step that keeps all steps above it."
+        )
+        plots = draw_ranking(number_file("recipes", number), title, block, {}, unit)
         sections.append(Section(title, text, rows, plots))
         sections += _describe_quirks(block, setting, unit)
     return sections
