@@ -577,12 +577,28 @@ CLASS_PREDICTIONS: Final = TableKind(
     ),
 )
 
+BASELINE_PREDICTIONS: Final = TableKind(
+    "baseline predictions",
+    "Predictions for structures of the user's own by baselines (`screening baselines predict`).",
+    (
+        ID,
+        FORMULA,
+        Column(
+            "prediction_*",
+            "double",
+            "of the baseline's target",
+            "Prediction of the baseline of this name, rounded to 1e-6.",
+        ),
+    ),
+)
+
 TABLES: Final = (
     RANKING,
     FAILED_CANDIDATES,
     SHARD,
     PREDICTIONS,
     CLASS_PREDICTIONS,
+    BASELINE_PREDICTIONS,
     FEATURE_TABLE,
     IMPUTED_STRUCTURES,
     FAILED_STRUCTURES,
