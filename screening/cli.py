@@ -17,6 +17,7 @@ from typer.core import TyperGroup
 import screening
 from screening import (
     commands_backtest,
+    commands_baselines,
     commands_benchmark,
     commands_calibration,
     commands_campaign,
@@ -87,6 +88,7 @@ commands_structures.register(app)
 commands_training.register(app)
 commands_calibration.register(app)
 commands_backtest.register(app)
+commands_baselines.register(app)
 commands_benchmark.register(app)
 commands_training.register_page(commands_models.register(app))
 
