@@ -566,11 +566,14 @@ CLASS_PREDICTIONS: Final = TableKind(
             "",
             "Whether a compound of this composition is in the model's training data.",
         ),
-        *(
-            column
-            for column in KNOWN_DETAILS
-            if column.name in ("known_id", "nearest_known_formula", "nearest_known_distance")
+        Column(
+            "known_id",
+            "string",
+            "",
+            "Identifier of a training structure of this composition; null if there is none.",
+            nullable=True,
         ),
+        *(column for column in KNOWN_DETAILS if column.name.startswith("nearest_known_")),
         *CHEMISTRY,
         UNSEEN,
         IMPUTED,
