@@ -23,7 +23,7 @@ from screening.errors import ConfigurationError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from screening.benchmark.definitions import Benchmark
+    from screening.benchmark.definitions import Benchmark, Budget
     from screening.benchmark.engine import Standing
     from screening.benchmark.trial import Trial
 
@@ -132,11 +132,12 @@ def benchmark(
     A killed run goes on when the command is given again. Trials that fail are recorded with their
     reason and the others go on; the command then ends with exit code 7.
     """
-    from screening.benchmark.definitions import find_benchmark
+    from screening.benchmark.definitions import find_benchmark, find_budget
     from screening.benchmark.engine import State, TrialsFailedError, survey
 
     defined = find_benchmark(name)
-    trials = defined.trials(budget)
+    spent = find_budget(budget)
+    trials = defined.trials(spent)
     chosen = _choose(trials, only)
     if list_trials:
         _print_trials(survey(work, chosen))
@@ -144,13 +145,13 @@ def benchmark(
     if report_only:
         if out is None:
             raise ConfigurationError("--report-only writes into a folder: name it with --out")
-        _report(defined, budget, survey(work, trials), out)
+        _report(defined, spent, survey(work, trials), out)
         return
     if data is None:
         raise ConfigurationError("name the folder of the data set with --data")
     standings = _run(chosen, data, work, tuple(features or ()), workers, check_device(device))
     if out is not None:
-        _report(defined, budget, survey(work, trials), out)
+        _report(defined, spent, survey(work, trials), out)
     failed = [standing.trial.name for standing in standings if standing.state is State.FAILED]
     if failed:
         more = ", ..." if len(failed) > MOST_FAILURES else ""
@@ -230,7 +231,7 @@ def _print_trials(standings: Sequence[Standing]) -> None:
     say(f"{len(standings)} trials, about {left:,.0f} core seconds left")
 
 
-def _report(benchmark: Benchmark, budget: str, standings: Sequence[Standing], out: Path) -> None:
+def _report(benchmark: Benchmark, budget: Budget, standings: Sequence[Standing], out: Path) -> None:
     from screening.benchmark.report import write_report
 
     results = [standing.result for standing in standings if standing.result is not None]

@@ -35,25 +35,27 @@ class Benchmark:
     paper: str
     define: Callable[[Budget], tuple[Trial, ...]]
 
-    def trials(self, budget: str) -> tuple[Trial, ...]:
-        """Its trials, in the order in which they are run.
+    def trials(self, budget: Budget) -> tuple[Trial, ...]:
+        """Its trials in the order in which they are run: first those of the first seed.
 
         Args:
-            budget: One of `BUDGETS`.
-
-        Returns:
-            Trials, of each series first those of the first seed.
-
-        Raises:
-            ConfigurationError: There is no such budget.
+            budget: How much is spent.
         """
-        known = next((each for each in BUDGETS if each == budget), None)
-        if known is None:
-            raise ConfigurationError(
-                f"unknown budget {budget!r}{suggest(budget, BUDGETS)} "
-                f"Budgets: {', '.join(BUDGETS)}."
-            )
-        return tuple(sorted(self.define(known), key=lambda trial: trial.seed))
+        return tuple(sorted(self.define(budget), key=lambda trial: trial.seed))
+
+
+def find_budget(name: str) -> Budget:
+    """Return a budget by name.
+
+    Raises:
+        ConfigurationError: There is none of this name.
+    """
+    for budget in BUDGETS:
+        if budget == name:
+            return budget
+    raise ConfigurationError(
+        f'no budget "{name}"{suggest(name, BUDGETS) or ";"} there are: {", ".join(BUDGETS)}'
+    )
 
 
 def find_benchmark(name: str) -> Benchmark:
