@@ -45,6 +45,9 @@ PANEL_WIDTH, PANEL_HEIGHT = 3.1, 2.5
 ROW_HEIGHT, ROWS_MARGIN = 0.3, 1.2
 """Inches of a row of dots, and of all that stands above and below the rows."""
 
+CHARACTERS_PER_INCH, SIGN_CHARACTERS = 13, 7
+"""Of a legend's labels, about; and how many of them its sign and the gap take."""
+
 PERCENTILES: Final = 101
 """Quantiles that a distribution of errors is drawn from: at 0, 1, ..., 100 %."""
 
@@ -297,12 +300,14 @@ def _draw_points(axes: Axes, series: Series, *, horizontal: bool, shift: float =
 
 
 def _add_legend_above(figure: Figure, handles: Mapping[str, Artist]) -> None:
-    """Add a legend above the axes, in rows of three."""
+    """Add a legend above the axes, with as many labels beside each other as there is room for."""
+    longest = max(map(len, handles), default=0) + SIGN_CHARACTERS
+    room = int(figure.get_figwidth() * CHARACTERS_PER_INCH / longest)
     figure.legend(
         handles.values(),
         handles.keys(),
         loc="outside upper center",
-        ncols=min(3, max(1, len(handles))),
+        ncols=max(1, min(room, len(handles))),
         frameon=False,
         labelcolor=INK,
         fontsize=9,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -30,7 +31,7 @@ DIGITS: Final = 6
 LIST_DIGITS: Final = 4
 """Significant digits of numbers in its lists: learning curves, percentiles, errors of rows."""
 
-_MARKDOWN: Final = str.maketrans({sign: f"\\{sign}" for sign in "\\`*_[]<>|"})
+_MARKDOWN: Final = re.compile(r"[\\`*\[\]<>|]|(?<![^\W_])_|_(?![^\W_])")
 
 
 def write_report(
@@ -242,10 +243,10 @@ def _write_markdown(
 def escape_markdown(text: str) -> str:
     r"""Return a text that Markdown shows as it is, on one line.
 
-    >>> escape_markdown("L1_0 | a*b\nc")
-    'L1\\_0 \\| a\\*b c'
+    >>> escape_markdown("L1_0 | a*b\n_c_")
+    'L1_0 \\| a\\*b \\_c\\_'
     """
-    return " ".join(text.split()).translate(_MARKDOWN)
+    return _MARKDOWN.sub(r"\\\g<0>", " ".join(text.split()))
 
 
 def _write_table(rows: Sequence[Sequence[str]]) -> list[str]:
@@ -291,7 +292,7 @@ def _write_record(
 
 
 def _round_result(result: TrialResult) -> TrialResult:
-    return TrialResult.from_json(_round(result.to_json()))
+    return TrialResult.from_json(_round(result.to_json()) | {"trial": result.trial.to_json()})
 
 
 def _round(value: Any, digits: int = DIGITS) -> Any:

@@ -53,7 +53,7 @@ def describe_trials(summaries: Sequence[Summary]) -> Section:
         summaries: Of its trials.
     """
     rows = [["trials", "model", "data", "training rows", "recipe and changes", "parameters"]]
-    rows[0] += ["test rows", "MAE", "RMSE", "R²", "90th percentile", "epochs [kept]"]
+    rows[0] += ["test rows", "MAE", "RMSE", "R²", "90th percentile", "epochs (kept)"]
     rows[0] += ["time of a fit"]
     for each in summaries:
         errors = each.errors()

@@ -127,7 +127,7 @@ def name_with_data(trial: Trial, among: Sequence[Summary]) -> str:
     """A model's name, with what it was trained on where that differs."""
     name = name_apart(trial, among)
     several = len({each.trial.data for each in among}) > 1
-    return f"{name}, trained on {trial.data}" if several else name
+    return f"{name} on {trial.data}" if several else name
 
 
 def name_group(group: str) -> str:
@@ -181,7 +181,7 @@ def show_interval(interval: Interval) -> str:
     """Write an error and its interval, where it has one."""
     if math.isnan(interval.low):
         return show_number(interval.value)
-    return f"{interval.value:.3f} [{interval.low:.3f}–{interval.high:.3f}]"
+    return f"{interval.value:.3f} ({interval.low:.3f}–{interval.high:.3f})"
 
 
 def show_seconds(seconds: float) -> str:
@@ -231,7 +231,7 @@ def show_epochs(summary: Summary) -> str:
         return ""
     figures = [result.figures for result in summary.results]
     best = [round(each["best_epoch"]) + 1 for each in figures if "best_epoch" in each]
-    return f"{_show_range(ran)} [{_show_range(best)}]" if best else _show_range(ran)
+    return f"{_show_range(ran)} ({_show_range(best)})" if best else _show_range(ran)
 
 
 def show_chosen(summary: Summary) -> str:

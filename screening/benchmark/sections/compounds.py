@@ -69,16 +69,14 @@ def describe_search(summaries: Sequence[Summary]) -> list[Section]:
         kinds = _list_kinds(summaries, part)
         if not kinds:
             continue
-        text = (
-            f"{what} Mean absolute error, {ENTHALPY_UNIT}, and its 95 % interval over compounds "
-            "like these; n is their number. Errors are averaged over the seeds first. Up to "
-            f"{MOST_ROW_ERRORS} compounds the interval is from a bootstrap over them, beyond that "
-            "from the standard error."
-        )
+        text = f"{what} Errors and intervals as above."
         if not part:
-            text += (
-                " Beside it the paper's Table 5: the same structures, other compounds, other "
-                "training data."
+            text = (
+                f"{what} Mean absolute error, {ENTHALPY_UNIT}, and in brackets its 95 % interval "
+                "over compounds like these; n is their number. Errors are averaged over the seeds "
+                f"first. Up to {MOST_ROW_ERRORS} compounds the interval is from a bootstrap over "
+                "them, beyond that from the standard error. Beside it the paper's Table 5: the "
+                "same structures, other compounds, other training data."
             )
         plots = [] if part else _draw_search(summaries, kinds)
         sections.append(Section(title, text, _tabulate_search(summaries, kinds, part), plots))
@@ -122,11 +120,10 @@ def describe_known_only(summaries: Sequence[Summary]) -> list[Section]:
     Args:
         summaries: Of models that differ in `Trial.data`.
     """
-    groups = [
-        group
-        for group in list_groups(summaries)
-        if group in ("known", "virtual") or _is_whole(group)
-    ]
+    present = list_groups(summaries)
+    groups = [group for group in present if group in ("known", "virtual")]
+    groups += [group for group in present if _is_whole(group)]
+    drawn = [group for group in groups if not group.endswith("/relaxed")]
     unit = find_unit(summaries)
     names = [name_group(group) for group in groups]
     errors: Table = [["model", "recipe and changes", "trained on", "training rows", *names]]
@@ -139,7 +136,7 @@ def describe_known_only(summaries: Sequence[Summary]) -> list[Section]:
         biases.append([*first, *(show_bias(each, group) for group in groups)])
         points = [
             (float(row), measured)
-            for row, group in enumerate(groups)
+            for row, group in enumerate(drawn)
             if (measured := each.mae(group)) is not None
         ]
         if points and len(series) < MOST_MODELS:
@@ -149,7 +146,7 @@ def describe_known_only(summaries: Sequence[Summary]) -> list[Section]:
         f"Mean absolute error, {unit}, on held-out rows that are known crystals, on those that are "
         "hypothetical (virtual), and on the compounds of the evaluation set."
     )
-    plots = draw_rows("known-only.svg", title, names, series, unit)
+    plots = draw_rows("known-only.svg", title, [*map(name_group, drawn)], series, unit)
     return [Section(title, text, errors, plots), Section("Bias", _say_bias(unit), biases)]
 
 

@@ -85,7 +85,7 @@ def describe_recipes(summaries: Sequence[Summary]) -> list[Section]:
     for number, block in enumerate(blocks):
         unit = find_unit(block)
         setting = show_setting(block[0].trial)
-        rows = [["name", "recipe and changes", "test error", "epochs [kept]", "time of a fit"]]
+        rows = [["name", "recipe and changes", "test error", "epochs (kept)", "time of a fit"]]
         for each in block:
             rows.append(
                 [
