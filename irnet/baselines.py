@@ -99,7 +99,7 @@ class BaselineKind:
         return int(np.prod([len(values) for values in self.grid.values()], dtype=int))
 
 
-_SRBENCH = "SRBench (La Cava et al. 2021), its grid of"
+_SRBENCH = "SRBench (La Cava et al. 2021): its grid of"
 
 BASELINES: Final[Mapping[str, BaselineKind]] = {
     "linear_regression": BaselineKind(
@@ -107,7 +107,7 @@ BASELINES: Final[Mapping[str, BaselineKind]] = {
         estimator=LinearRegression,
         form="linear",
         grid={},
-        grid_source="nothing to choose",
+        grid_source="Nothing to choose",
         defaults={},
         standardised=True,
         paper_mae=0.261,
@@ -127,7 +127,7 @@ BASELINES: Final[Mapping[str, BaselineKind]] = {
         estimator=Ridge,
         form="linear",
         grid={"alpha": (0.01, 0.1, 1.0, 10.0, 100.0)},
-        grid_source="scikit-learn's RidgeCV, and a decade more at either end",
+        grid_source="The alphas of scikit-learn's RidgeCV, and a decade more at either end",
         defaults={"alpha": 1.0},
         standardised=True,
         paper_mae=0.261,
@@ -160,7 +160,7 @@ BASELINES: Final[Mapping[str, BaselineKind]] = {
         estimator=DecisionTreeRegressor,
         form="mean of trees",
         grid={"max_depth": MAX_DEPTH, "min_samples_split": MIN_SAMPLES_SPLIT},
-        grid_source="the paper's grid of the Random Forest, where it is of single trees",
+        grid_source="The paper's grid of the Random Forest, where it is of single trees",
         defaults={"max_depth": 25, "min_samples_split": 20},
         paper_mae=0.104,
     ),
@@ -190,7 +190,7 @@ BASELINES: Final[Mapping[str, BaselineKind]] = {
         estimator=SVR,
         form="kernel",
         grid={"C": (2.0**-1, 2.0**3, 2.0**7), "gamma": (2.0**-11, 2.0**-9, 2.0**-7)},
-        grid_source="the guide of LIBSVM (Hsu, Chang, Lin 2003): radial kernel, steps of 16 and 4 "
+        grid_source="The guide of LIBSVM (Hsu, Chang, Lin 2003): radial kernel, steps of 16 and 4 "
         "in its powers of two",
         defaults={"C": 2.0**3, "gamma": 2.0**-9, "epsilon": 0.01},
         fixed={"kernel": "rbf", "cache_size": 500},
@@ -218,7 +218,7 @@ BASELINES: Final[Mapping[str, BaselineKind]] = {
             "max_features": MAX_FEATURES,
             "max_depth": MAX_DEPTH,
         },
-        grid_source="the paper, section 4.1.4",
+        grid_source="The paper, section 4.1.4",
         defaults=vars(ForestParameters()),
         paper_mae=0.072,
     ),
@@ -227,7 +227,7 @@ BASELINES: Final[Mapping[str, BaselineKind]] = {
         estimator=HistGradientBoostingRegressor,
         form="sum of trees",
         grid={"learning_rate": (0.05, 0.1, 0.2), "max_leaf_nodes": (31, 127)},
-        grid_source=f"{_SRBENCH} LGBMRegressor: its learning rates from 0.05; scikit-learn's 31 "
+        grid_source=f"{_SRBENCH} LGBMRegressor, the learning rates from 0.05; scikit-learn's 31 "
         "leaves and four times as many; 500 trees",
         defaults={"learning_rate": 0.1, "max_leaf_nodes": 31, "max_iter": 500},
         fixed={"loss": "absolute_error", "early_stopping": False},

@@ -412,7 +412,6 @@ def _claim_folder(request: BaselineRequest, data: TrainingSet) -> None:
     """
     wanted: dict[str, Any] = {
         "data": data.content_hash(),
-        "files": [asdict(source) for source in data.sources],
         "target": request.protocol.target,
         "unit": request.unit,
         "features": hash_file(request.features) if request.features else request.engine,
@@ -430,7 +429,8 @@ def _claim_folder(request: BaselineRequest, data: TrainingSet) -> None:
                     f"{request.out} is not empty and holds no baselines. Choose another --out."
                 )
             with written_atomically(path) as temporary:
-                temporary.write_text(json.dumps(wanted, indent=1) + "\n", encoding="utf-8")
+                files = {"files": [asdict(source) for source in data.sources]}
+                temporary.write_text(json.dumps(wanted | files, indent=1) + "\n", encoding="utf-8")
             return
         begun = json.loads(path.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:

@@ -6,6 +6,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from textwrap import fill
 from typing import Annotated
 
 import typer
@@ -72,18 +73,18 @@ def list_kinds() -> None:
     """List the kinds of baselines with their grids and the paper's errors."""
     from irnet.baselines import BASELINES
 
-    rows = [["kind", "settings", "scaled", "paper's MAE", "grid"]]
+    rows = [["kind", "settings", "scaled", "paper's MAE"]]
+    for name, kind in BASELINES.items():
+        paper = "" if kind.paper_mae is None else f"{kind.paper_mae:.3f}"
+        rows.append([name, f"{kind.grid_points}", "yes" if kind.standardised else "", paper])
+    print_table("baselines; the paper's errors (Table 3) are in eV/atom, on other data", rows)
     for name, kind in BASELINES.items():
         grid = "; ".join(
             f"{key} {', '.join(_show_value(value) for value in values)}"
             for key, values in kind.grid.items()
         )
-        paper = "" if kind.paper_mae is None else f"{kind.paper_mae:.3f}"
-        scaled = "yes" if kind.standardised else ""
-        rows.append([name, f"{kind.grid_points}", scaled, paper, grid])
-    print_table("baselines; the paper's errors (Table 3) are in eV/atom, on other data", rows)
-    for name, kind in BASELINES.items():
-        echo(f"- {name}: grid from {kind.grid_source}")
+        text = f"{name}: {grid + '. ' if grid else ''}{kind.grid_source}"
+        echo(fill(text, 100, subsequent_indent="  "))
 
 
 def fit(
@@ -303,8 +304,15 @@ def _search_on(scheduler: str) -> Callable[[], AbstractContextManager[int]]:
 
         with connect(replace_place(ClusterSettings(), scheduler=scheduler), say) as client:
             probe_workers(client, None, say)
-            workers = len(client.scheduler_info(n_workers=-1)["workers"])
-            say(f"searching on {workers} workers; dashboard: {client.dashboard_link}")
+            threads = client.nthreads()
+            if sum(threads.values()) == 1:
+                say(f"{scheduler} has one thread: grids are searched in this process")
+            else:
+                few = "worker" if len(threads) == 1 else "workers"
+                say(
+                    f"searching grids on {sum(threads.values())} threads of {len(threads)} {few}; "
+                    f"dashboard: {client.dashboard_link}"
+                )
             with search_on_workers(client) as n_jobs:
                 yield n_jobs
 

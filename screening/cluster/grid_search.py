@@ -22,7 +22,8 @@ def search_on_workers(client: Client) -> Iterator[int]:
 
     `irnet.baselines.fit_baseline` called inside with the yielded `n_jobs` fits the settings of its
     grid there, and the trees of Bagging and Random Forest; the data is sent to the workers once.
-    The last fit of every other kind stays in this process.
+    The last fit of every other kind stays in this process, and where the workers have one thread in
+    all, joblib leaves everything to this process.
 
     Args:
         client: Client of the workers.

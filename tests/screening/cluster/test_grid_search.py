@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from distributed import Client, KilledWorker, LocalCluster
 from distributed.client import FutureCancelledError
+from joblib import parallel_config
 
 from irnet.baselines import BASELINES, Baseline, fit_baseline
 from screening.cluster.grid_search import search_on_workers
@@ -64,7 +65,8 @@ def test_the_search_runs_on_the_workers_and_chooses_the_same(
 def test_outside_nothing_runs_on_the_workers(cluster: LocalCluster) -> None:
     with Client(cluster) as client, search_on_workers(client):
         pass
-    fit("ridge", 2)
+    with parallel_config("threading"):
+        fit("ridge", 2)
     assert count_fits(cluster) == 0
 
 
