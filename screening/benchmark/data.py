@@ -197,8 +197,9 @@ class BenchmarkData:
             InputDataError: The data set has no such target, or no row has it.
         """
         if target not in self.targets:
+            hint = suggest(target, self.targets) or "."
             raise InputDataError(
-                f"data set {self.name} has no target {target!r}{suggest(target, self.targets)} "
+                f"data set {self.name} has no target {target!r}{hint} "
                 f"Targets: {', '.join(self.targets)}."
             )
         found = np.isfinite(self.targets[target])
@@ -264,7 +265,7 @@ def find_source(name: str) -> str:
     """
     if name not in DATA_SETS:
         raise InputDataError(
-            f"unknown data set {name!r}{suggest(name, DATA_SETS)} "
+            f"unknown data set {name!r}{suggest(name, DATA_SETS) or '.'} "
             f"Data sets: {', '.join(DATA_SETS)}."
         )
     return COMPOSITIONS if name == "oqmd-c" else STRUCTURES
@@ -320,7 +321,10 @@ class DataStore:
 
     def digest(self, name: str) -> str:
         """SHA-256 of the arrays of a name, without reading all of them."""
-        return str(_read_arrays(self.arrays[name], facts_only=True)[1]["sha256"])
+        key = f"sha256 of {name}"
+        if key not in self._read:
+            self._read[key] = _read_arrays(self.arrays[name], facts_only=True)[1]["sha256"]
+        return str(self._read[key])
 
     def data(self, name: str) -> BenchmarkData:
         """Return a data set of `DATA_SETS`.

@@ -15,8 +15,8 @@ import shutil
 import signal
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -181,10 +181,16 @@ def run_trials(
         done = len(trials) - len(tasks)
         if done:
             note(f"{done} of {len(trials)} trials are done already")
+
+        def tell(text: str) -> None:
+            if progress is not None:
+                progress(done, len(trials), text)
+
         if workers > 0:
             events = _run_side_by_side(tasks, store.arrays, min(workers, len(tasks)), device)
         else:
-            events = _run_here(tasks, store, device)
+            events = _run_here(tasks, store, device, tell)
+        stack.enter_context(closing(events))  # an interruption ends its processes
         for event in events:
             task, name = event.task, event.task.trial.name
             if event.kind == "stop":
@@ -195,8 +201,7 @@ def run_trials(
             elif event.kind == "done":
                 note(f"{name}: {event.text}")
             done += event.kind in ("done", "failed")
-            if progress is not None:
-                progress(done, len(trials), f"{name} {event.text}" if event.text else name)
+            tell(f"{name} {event.text}".strip())
         return survey(work, trials, store)
 
 
@@ -221,10 +226,16 @@ def _write_failure(task: Task, store: DataStore, device: str, reason: str) -> No
     ).write(task.path)
 
 
-def _run_here(tasks: Sequence[Task], store: DataStore, device: str) -> Iterator[Event]:
+def _run_here(
+    tasks: Sequence[Task], store: DataStore, device: str, tell: Callable[[str], None]
+) -> Generator[Event, None, None]:
     for task in tasks:
         yield Event(task, "begun")
-        yield _attempt(task, store, device, lambda text: None)
+
+        def report(text: str, name: str = task.trial.name) -> None:
+            tell(f"{name} {text}")
+
+        yield _attempt(task, store, device, report)
 
 
 def _attempt(task: Task, store: DataStore, device: str, report: Callable[[str], None]) -> Event:
@@ -269,7 +280,7 @@ class _Worker:
 
 def _run_side_by_side(
     tasks: Sequence[Task], arrays: Mapping[str, Path], workers: int, device: str
-) -> Iterator[Event]:
+) -> Generator[Event, None, None]:
     """Run trials in processes; one that dies costs its trial, and another takes its place."""
     pending = deque(tasks)
     crew: list[_Worker] = []
