@@ -510,7 +510,17 @@ def _complete(kind: BaselineKind, parameters: Mapping[str, Any]) -> dict[str, An
                 f"{kind.title} has no parameter {key!r} to set{nearest(key, kind.defaults)}; "
                 f"there are: {having}"
             )
-    return {**kind.defaults, **parameters}
+    chosen = {
+        key: value.item() if isinstance(value, np.generic) else value
+        for key, value in {**kind.defaults, **parameters}.items()
+    }
+    for key, value in chosen.items():
+        words = [each for each in kind.grid.get(key, ()) if isinstance(each, str)]
+        if words and value not in words:
+            raise RecipeError(f"{kind.title}: {key} is {value!r}, none of {', '.join(words)}")
+        if value is not None and not isinstance(value, int | float | str):
+            raise RecipeError(f"{kind.title}: {key} is {value!r}, neither a number nor a word")
+    return chosen
 
 
 def _number_groups(groups: ArrayLike | None, rows: int) -> NDArray[np.int64] | None:
@@ -600,7 +610,7 @@ def _keep(
         x[model.support_],
         model.dual_coef_[0].astype(np.float64),
         float(model.intercept_[0]),
-        float(model.gamma),
+        float(model._gamma),
     )
 
 

@@ -253,6 +253,23 @@ def test_a_fit_that_did_not_converge_says_so(table: Any, monkeypatch: pytest.Mon
     assert found.card["converged"] is False
 
 
+def test_parameters_may_be_numpys_and_names_of_rules(table: Any, tmp_path: Path) -> None:
+    parameters = {"C": np.float64(4.0), "gamma": "scale"}
+    found = fit_baseline(
+        "svr", table.features, table.target, table.names, search=False, parameters=parameters
+    )
+    found.save(tmp_path / "svr")
+    assert Baseline.load(tmp_path / "svr").card["parameters"] == {
+        "C": 4.0, "gamma": "scale", "epsilon": 0.01,
+    }  # fmt: skip
+    same = {"C": 4.0, "gamma": 1 / 12}  # the rule's value where features are standardised
+    direct = fit_baseline(
+        "svr", table.features, table.target, table.names, search=False, parameters=same
+    )
+    x = fresh_rows(50)
+    np.testing.assert_allclose(found.predict(x), direct.predict(x), rtol=0, atol=1e-6)
+
+
 def test_random_forest_is_the_forest(fitted: dict[str, Baseline], table: Any) -> None:
     parameters = ForestParameters(**FITS["random_forest"][0])
     forest = fit_forest(
@@ -269,6 +286,9 @@ def test_random_forest_is_the_forest(fitted: dict[str, Baseline], table: Any) ->
         ({"parameters": {"alhpa": 1}}, RecipeError, "no parameter 'alhpa' to set; did you mean"),
         ({"name": "linear_regression", "parameters": {"a": 1}}, RecipeError, "there are: none"),
         ({"parameters": {"alpha": -1.0}}, RecipeError, "Ridge cannot be fitted on 400 rows"),
+        ({"parameters": {"alpha": len}}, RecipeError, "alpha is <built-in .* neither a number"),
+        ({"name": "k_neighbors", "parameters": {"weights": len}}, RecipeError, "none of uniform"),
+        ({"name": "sgd", "parameters": {"penalty": "l3"}}, RecipeError, "'l3', none of l2, l1"),
         ({"parameters": {"alpha": 1.0}, "search": True}, DataError, "search=False"),
         ({"name": "k_neighbors", "search": True, "rows": 12}, RecipeError, "on 12 rows: .*more"),
         ({"search": True, "rows": 2}, DataError, "cannot be split"),
