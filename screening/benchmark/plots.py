@@ -48,6 +48,12 @@ ROW_HEIGHT, ROWS_MARGIN = 0.3, 1.2
 CHARACTERS_PER_INCH, SIGN_CHARACTERS = 13, 7
 """Of a legend's labels, about; and how many of them its sign and the gap take."""
 
+LOWEST_ERROR: Final = 1e-6
+"""Errors below are drawn at it where the axis is logarithmic."""
+
+LOG_MARGIN: Final = 1.15
+"""How far a logarithmic axis goes beyond what is drawn."""
+
 PERCENTILES: Final = 101
 """Quantiles that a distribution of errors is drawn from: at 0, 1, ..., 100 %."""
 
@@ -124,6 +130,11 @@ def plot_curves(panels: Mapping[str, Sequence[Curve]], unit: str, words: Words) 
     width = max(WIDTH, PANEL_WIDTH * columns)
     figure = Figure(figsize=(width, 2 * PANEL_HEIGHT + 0.4), layout="constrained")
     grid = figure.subplots(2, columns, sharex="col", sharey="row", squeeze=False)
+    every = [curve for curves in panels.values() for curve in curves]
+    lines = {
+        "test": [value for curve in every for values in curve.test for value in values],
+        "train": [value for curve in every for values in curve.train for value in values],
+    }
     for column, (title, curves) in enumerate(panels.items()):
         for row, kind in enumerate(("test", "train")):
             axes: Axes = grid[row, column]
@@ -134,18 +145,19 @@ def plot_curves(panels: Mapping[str, Sequence[Curve]], unit: str, words: Words) 
             )
             if title and not row:
                 axes.set_title(make_label(title), color=INK, fontsize=10)
+            axes.set_yscale("log")
+            axes.set_ylim(*_find_limits(lines[kind]))
             for number, curve in enumerate(curves):
                 for seed, values in enumerate(curve.test if kind == "test" else curve.train):
                     step = -(-len(values) // MOST_EPOCHS)
                     axes.plot(
                         range(1, len(values) + 1, step),
-                        values[::step],
+                        np.maximum(values[::step], LOWEST_ERROR),
                         color=COLOURS[number % len(COLOURS)],
                         linestyle=STYLES[number % len(STYLES)],
                         linewidth=1.2,
                         label=None if seed else make_label(curve.label),
                     )
-            axes.set_yscale("log")
             mark_decades(axes)
     handles = {
         label: handle
@@ -173,6 +185,9 @@ def plot_distributions(
     figure, axes = new_figure(f"absolute error ({unit})", "share of the test rows below")
     shares = np.linspace(0, 1, PERCENTILES)
     largest = max((max(values) for values in quantiles.values()), default=1.0) or 1.0
+    axes.set_xscale("log")
+    axes.set_xlim(_LOWEST_SHARE * largest, largest)
+    axes.set_ylim(0, 1)
     axes.axhline(level, color=INK, linewidth=0.8, alpha=0.5)
     for number, (label, values) in enumerate(quantiles.items()):
         errors: NDArray[np.float64] = np.asarray(values).clip(min=_LOWEST_SHARE * largest)
@@ -190,9 +205,6 @@ def plot_distributions(
             label=make_label(label),
         )
         axes.plot([errors[at]] * 2, [0, level], color=colour, linewidth=0.7, alpha=0.6)
-    axes.set_xscale("log")
-    axes.set_xlim(_LOWEST_SHARE * largest, largest)
-    axes.set_ylim(0, 1)
     _write_plainly(axes.xaxis)
     axes.annotate(
         f"{level:.0%}",
@@ -227,10 +239,12 @@ def plot_lines(
     from matplotlib.ticker import FixedLocator, NullLocator
 
     figure, axes = new_figure(*labels)
-    for each in series:
-        _draw_points(axes, each, horizontal=False)
     axes.set_xscale("log")
     axes.set_yscale("log")
+    axes.set_xlim(*_find_limits([x for each in series for x in each.x]))
+    axes.set_ylim(*_find_limits([y for e in series for y in (*e.y, *e.low, *e.high)]))
+    for each in series:
+        _draw_points(axes, each, horizontal=False)
     mark_decades(axes)
     _write_plainly(axes.xaxis)
     if ticks:
@@ -275,7 +289,7 @@ def plot_rows(rows: Sequence[str], series: Sequence[Series], label: str, words: 
 def _draw_points(axes: Axes, series: Series, *, horizontal: bool, shift: float = 0.0) -> None:
     number = series.place
     colour = COLOURS[number % len(COLOURS)]
-    values = np.asarray(series.y, dtype=np.float64)
+    values = np.maximum(series.y, 0.0 if horizontal else LOWEST_ERROR)
     places = np.asarray(series.x, dtype=np.float64) + shift
     bars = np.stack([values - np.asarray(series.low), np.asarray(series.high) - values])
     bars = np.where(np.isfinite(bars), bars, 0.0)
@@ -297,6 +311,12 @@ def _draw_points(axes: Axes, series: Series, *, horizontal: bool, shift: float =
         capsize=2.5,
         label=make_label(series.label),
     )
+
+
+def _find_limits(values: Sequence[float]) -> tuple[float, float]:
+    """Ends of a logarithmic axis: a little beyond what is drawn, also of a single value."""
+    found = np.maximum([value for value in values if np.isfinite(value)], LOWEST_ERROR)
+    return float(found.min()) / LOG_MARGIN, float(found.max()) * LOG_MARGIN
 
 
 def _add_legend_above(figure: Figure, handles: Mapping[str, Artist]) -> None:

@@ -130,13 +130,15 @@ def describe_making(summaries: Sequence[Summary]) -> list[str]:
     )
     seeds = sorted({result.trial.seed for result in results})
     lines = [
-        f"Machine: {machine}; {count} trials, {show_seconds(seconds[machine])} of training."
+        f"Machine: {machine}; {_count_trials(count)}, {show_seconds(seconds[machine])} of training."
         for machine, count in machines.items()
     ]
     if dates:
         lines.append(f"Date: {dates[0]}" + (f" to {dates[-1]}." if dates[0] != dates[-1] else "."))
     lines.append(
-        "Commit: " + ", ".join(f"{name} ({count} trials)" for name, count in commits.items()) + "."
+        "Commit: "
+        + ", ".join(f"{name} ({_count_trials(count)})" for name, count in commits.items())
+        + "."
     )
     if versions:
         lines.append(f"Packages: {', '.join(versions)}.")
@@ -205,7 +207,8 @@ def _write_markdown(
         "A figure is the mean over the seeds ± their standard deviation, with the number of seeds "
         "in brackets. The deviation says what another seed (weights, order of rows, validation "
         "split) would change. All seeds have the same test rows: what other test rows would change "
-        "is not in it. Figures of one seed have no deviation.",
+        "is not in it. Figures of one seed have no deviation. Bars in plots are one standard "
+        "deviation over seeds where nothing else is said.",
         "",
     ]
     for section in sections:
@@ -325,6 +328,10 @@ def _unfold(result: dict[str, Any]) -> dict[str, Any]:
 
 def _name_files(words: Sequence[str]) -> list[str]:
     return [Path(word).name if Path(word).exists() else word for word in words]
+
+
+def _count_trials(count: int) -> str:
+    return f"{count} trial" if count == 1 else f"{count} trials"
 
 
 def _join_numbers(values: Sequence[int]) -> str:

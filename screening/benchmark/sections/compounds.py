@@ -75,8 +75,9 @@ def describe_search(summaries: Sequence[Summary]) -> list[Section]:
                 f"{what} Mean absolute error, {ENTHALPY_UNIT}, and in brackets its 95 % interval "
                 "over compounds like these; n is their number. Errors are averaged over the seeds "
                 f"first. Up to {MOST_ROW_ERRORS} compounds the interval is from a bootstrap over "
-                "them, beyond that from the standard error. Beside it the paper's Table 5: the "
-                "same structures, other compounds, other training data."
+                "them, beyond that from the standard error; bars in the plots are these. Beside "
+                "it the paper's Table 5: the same structures, other compounds, other training "
+                "data."
             )
         plots = [] if part else _draw_search(summaries, kinds)
         sections.append(Section(title, text, _tabulate_search(summaries, kinds, part), plots))
