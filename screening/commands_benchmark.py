@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -23,6 +24,7 @@ from screening.errors import ConfigurationError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from screening.benchmark.data import DataSource
     from screening.benchmark.definitions import Benchmark, Budget
     from screening.benchmark.engine import Standing
     from screening.benchmark.trial import Trial
@@ -75,7 +77,10 @@ def benchmark(
         ),
     ],
     work: Annotated[
-        Path, typer.Option(metavar="DIR", help="Folder for data, results of trials, checkpoints.")
+        Path,
+        typer.Option(
+            metavar="DIR", help="Folder for data and for results and checkpoints by budget."
+        ),
     ],
     data: Annotated[
         Path | None,
@@ -132,6 +137,7 @@ def benchmark(
     A killed run goes on when the command is given again. Trials that fail are recorded with their
     reason and the others go on; the command then ends with exit code 7.
     """
+    from screening.benchmark.data import DataSource
     from screening.benchmark.definitions import find_benchmark, find_budget
     from screening.benchmark.engine import State, TrialsFailedError, survey
 
@@ -139,38 +145,34 @@ def benchmark(
     spent = find_budget(budget)
     trials = defined.trials(spent)
     chosen = _choose(trials, only)
+    results = work / spent  # so that a smaller budget leaves those of a larger one alone
     if list_trials:
-        _print_trials(survey(work, chosen))
+        _print_trials(survey(results, chosen))
         return
     if report_only:
         if out is None:
             raise ConfigurationError("--report-only writes into a folder: name it with --out")
-        _report(defined, spent, survey(work, trials), out)
+        _report(defined, spent, survey(results, trials), out)
         return
     if data is None:
         raise ConfigurationError("name the folder of the data set with --data")
-    standings = _run(chosen, data, work, tuple(features or ()), workers, check_device(device))
+    source = DataSource(data, work / "data", tuple(features or ()), note=say)
+    standings = _run(chosen, source, results, workers, check_device(device))
     if out is not None:
-        _report(defined, spent, survey(work, trials), out)
+        _report(defined, spent, survey(results, trials), out)
     failed = [standing.trial.name for standing in standings if standing.state is State.FAILED]
     if failed:
         more = ", ..." if len(failed) > MOST_FAILURES else ""
         raise TrialsFailedError(
             f"{len(failed)} of {len(chosen)} trials failed: {', '.join(failed[:MOST_FAILURES])}"
-            f"{more}; the reasons stand above and in {work}, the same command tries them again"
+            f"{more}; the reasons stand above and in {results}, the same command tries them again"
         )
 
 
 def _run(
-    trials: Sequence[Trial],
-    data: Path,
-    work: Path,
-    features: tuple[Path, ...],
-    workers: int | None,
-    device: str,
+    trials: Sequence[Trial], source: DataSource, results: Path, workers: int | None, device: str
 ) -> list[Standing]:
     from irnet.device import choose_device
-    from screening.benchmark.data import DataSource
     from screening.benchmark.engine import run_trials
     from screening.settings import count_cores
 
@@ -181,16 +183,14 @@ def _run(
         interruptible("the same command goes on from here"),
         show_progress("sites", "trials") as [featurized, fitted],
     ):
-        source = DataSource(
-            data=data,
-            cache=work / "data",
-            features=features,
-            run=run_in_parallel(workers, None),
-            progress=featurized,
-            note=say,
-        )
         return run_trials(
-            trials, source, work, workers=workers, device=place, note=say, progress=fitted
+            trials,
+            replace(source, run=run_in_parallel(workers, None), progress=featurized),
+            results,
+            workers=workers,
+            device=place,
+            note=say,
+            progress=fitted,
         )
 
 

@@ -205,7 +205,7 @@ class BenchmarkData:
         found = np.isfinite(self.targets[target])
         if not found.any():
             raise InputDataError(f"no row of data set {self.name} has a {target!r}.")
-        return self.select(found)
+        return self if found.all() else self.select(found)
 
     def containing(self, symbol: str) -> BoolArray:
         """Whether each row's formula has an element, shape (n,)."""

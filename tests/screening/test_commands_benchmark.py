@@ -51,6 +51,8 @@ def test_a_benchmark_is_run_listed_and_reported(benchmark: Screening, tmp_path: 
     listed = benchmark("table-3", "--list")
     assert listed.stdout.count("done") == 2 and listed.stdout.count("eV/atom") == 2
     assert "about 0 core seconds left" in listed.stderr
+    larger = benchmark("table-3", "--list", "--budget", "cpu")
+    assert "done" not in larger.stdout and "changed" not in larger.stdout
 
 
 def test_the_report_alone_needs_no_data(
@@ -68,7 +70,7 @@ def test_the_report_alone_needs_no_data(
 
 def test_only_runs_what_has_the_pattern_in_its_name(benchmark: Screening, tmp_path: Path) -> None:
     assert benchmark("table-3", "--only", "rid?e").exit_code == 0
-    found = [path.name for path in (tmp_path / "work" / "table-3").glob("*.json")]
+    found = [path.name for path in (tmp_path / "work" / "tiny" / "table-3").glob("*.json")]
     assert found == ["ridge-s0.json"]
     none = benchmark("table-3", "--only", "svr")
     assert none.exit_code == 2 and "--list" in none.stderr
@@ -105,7 +107,7 @@ def test_failing_trials_are_told_at_the_end(
     assert done.exit_code == 7, done.output
     assert "1 of 2 trials failed: ABC2_16_225_a_b_c-irnet-17-s0" in done.stderr
     assert "leaves" in done.stderr and "failed" in (tmp_path / "out" / "README.md").read_text()
-    result = tmp_path / "work" / "leave-prototype-out" / "ordinary-irnet-17-s0.json"
+    result = tmp_path / "work" / "tiny" / "leave-prototype-out" / "ordinary-irnet-17-s0.json"
     assert json.loads(result.read_text())["failure"] is None
 
 
@@ -148,13 +150,13 @@ def test_ctrl_c_ends_the_processes_and_the_command_goes_on(
         env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
         start_new_session=True,
     )
-    while not list(work.glob("table-2/*.checkpoint")) and process.poll() is None:
+    while not list(work.glob("tiny/table-2/*.checkpoint")) and process.poll() is None:
         time.sleep(0.01)
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does, to all processes of the command
     _, said = process.communicate()
     assert process.returncode == 130, said
     assert "the same command goes on from here" in said and "Traceback" not in said
-    assert len(list(work.glob("table-2/*.json"))) < 12
+    assert len(list(work.glob("tiny/table-2/*.json"))) < 12
     again = benchmark("table-2", "--only", "oqmd-sc-paper-irnet")
     assert again.exit_code == 0, again.output
-    assert (work / "table-2" / "oqmd-sc-paper-irnet-17-s0.json").is_file()
+    assert (work / "tiny" / "table-2" / "oqmd-sc-paper-irnet-17-s0.json").is_file()
