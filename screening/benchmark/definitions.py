@@ -237,7 +237,7 @@ def _describe_trial(benchmark: str, series: str, model: str, data: str, **fields
 def _table_2(budget: Budget) -> tuple[Trial, ...]:
     sizes = {
         "tiny": {"default": Size(200, 2, 1, 50), "paper": Size(200, 1, 1, 50)},
-        "cpu": {"default": Size(12_000, 25, 3, 2_000), "paper": Size(12_000, 8, 2, 2_000)},
+        "cpu": {"default": Size(8_000, 25, 3, 2_000), "paper": Size(8_000, 16, 1, 2_000)},
         "full": {"default": Size(None, None, 3, None), "paper": Size(None, None, 1, None)},
     }[budget]
     models = {name: (name, "") for name in NETWORKS} | {
@@ -259,7 +259,7 @@ def _table_2(budget: Budget) -> tuple[Trial, ...]:
 
 
 def _table_3(budget: Budget) -> tuple[Trial, ...]:
-    size = {"tiny": Size(200, search=False), "cpu": Size(12_000), "full": Size(None)}[budget]
+    size = {"tiny": Size(200, search=False), "cpu": Size(8_000), "full": Size(None)}[budget]
     slow = replace(size, train_rows=MOST_ROWS) if size.train_rows is None else size
     models = ("ridge", "random_forest") if budget == "tiny" else BASELINES
     return tuple(
@@ -273,10 +273,10 @@ def _table_3(budget: Budget) -> tuple[Trial, ...]:
 
 
 def _table_4(budget: Budget) -> tuple[Trial, ...]:
-    networks = {"tiny": Size(200, 1), "cpu": Size(20_000, 20, 2), "full": Size(None, None, 3)}
+    networks = {"tiny": Size(200, 1), "cpu": Size(8_000, 25), "full": Size(None, None, 3)}
     baselines = {
         "tiny": Size(200, search=False),
-        "cpu": Size(20_000, search=False),
+        "cpu": Size(8_000, search=False),
         "full": Size(None),
     }
     size = baselines[budget]
@@ -298,10 +298,14 @@ def _table_4(budget: Budget) -> tuple[Trial, ...]:
 def _table_5(budget: Budget) -> tuple[Trial, ...]:
     sizes = {
         "tiny": {"default": Size(200, 1), "paper": Size(200, 1)},
-        "cpu": {"default": Size(None, 40, 3), "paper": Size(None, 8, 3)},
+        "cpu": {"default": Size(None, 20, 2), "paper": Size(None, 6)},
         "full": {"default": Size(None, None, 3), "paper": Size(None, None, 3)},
     }[budget]
-    baseline = {"tiny": Size(200, search=False), "cpu": Size(None), "full": Size(None)}[budget]
+    baseline = {
+        "tiny": Size(200, search=False),
+        "cpu": Size(None, search=False),
+        "full": Size(None),
+    }[budget]
     deep = ("plain-17", "irnet-48") if budget != "tiny" else ()
     trials: list[Trial] = []
     for recipe, models in (("default", ("irnet-17", *deep)), ("paper", ("irnet-17",))):
@@ -327,11 +331,11 @@ def _figure_5(budget: Budget) -> tuple[Trial, ...]:
 def _training_size(budget: Budget) -> tuple[Trial, ...]:
     every: Mapping[Budget, Mapping[int | None, int | None]] = {
         "tiny": {100: 1, 200: 1},
-        "cpu": {1_000: 80, 3_000: 80, 10_000: 60, 30_000: 30, None: 20},
+        "cpu": {1_000: 60, 3_000: 40, 10_000: 30, 30_000: 15, None: 10},
         "full": dict.fromkeys((1_000, 3_000, 10_000, 30_000, None)),
     }
     epochs = every[budget]
-    seeds = 1 if budget == "tiny" else 3
+    seeds = {"tiny": 1, "cpu": 2, "full": 3}[budget]
     trials: list[Trial] = []
     for rows, passes in epochs.items():
         word = "all" if rows is None else str(rows)
@@ -347,10 +351,10 @@ def _training_size(budget: Budget) -> tuple[Trial, ...]:
 
 def _leave_out(benchmark: str, kind: str, values: Sequence[str], budget: Budget) -> list[Trial]:
     """Trials that leave out one thing each, and the same with an ordinary split."""
-    network = {"tiny": Size(200, 1), "cpu": Size(30_000, 20, 2), "full": Size(None, None, 3)}
+    network = {"tiny": Size(200, 1), "cpu": Size(12_000, 15), "full": Size(None, None, 3)}
     baseline = {
         "tiny": Size(200, search=False),
-        "cpu": Size(30_000, search=False),
+        "cpu": Size(12_000, search=False),
         "full": Size(None, search=False),
     }
     test = f"{kind}s"
@@ -378,7 +382,7 @@ def _leave_element_out(budget: Budget) -> tuple[Trial, ...]:
 
 
 def _known_only(budget: Budget) -> tuple[Trial, ...]:
-    network = {"tiny": Size(200, 1), "cpu": Size(None, 30, 3), "full": Size(None, None, 3)}
+    network = {"tiny": Size(200, 1), "cpu": Size(None, 12, 2), "full": Size(None, None, 3)}
     baseline = {
         "tiny": Size(200, search=False),
         "cpu": Size(None, search=False),
@@ -398,7 +402,7 @@ def _known_only(budget: Budget) -> tuple[Trial, ...]:
 def _recipes(budget: Budget) -> tuple[Trial, ...]:
     size = {
         "tiny": Size(200, 1, 1, None),
-        "cpu": Size(12_000, 20, 3, None),
+        "cpu": Size(8_000, 20, 2, None),
         "full": Size(None, None, 3, None),
     }[budget]
     trials: list[Trial] = []
