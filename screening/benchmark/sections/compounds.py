@@ -81,7 +81,7 @@ def describe_search(summaries: Sequence[Summary]) -> list[Section]:
             )
         plots = [] if part else _draw_search(summaries, kinds)
         sections.append(Section(title, text, _tabulate_search(summaries, kinds, part), plots))
-    groups = [group for group in list_groups(summaries) if _is_whole(group)]
+    groups = _list_whole(summaries)
     if groups:
         rows = [["compounds", *(name_with_data(each.trial, summaries) for each in summaries)]]
         for group in groups:
@@ -123,7 +123,7 @@ def describe_known_only(summaries: Sequence[Summary]) -> list[Section]:
     """
     present = list_groups(summaries)
     groups = [group for group in present if group in ("known", "virtual")]
-    groups += [group for group in present if _is_whole(group)]
+    groups += _list_whole(summaries)
     drawn = [group for group in groups if not group.endswith("/relaxed")]
     unit = find_unit(summaries)
     names = [name_group(group) for group in groups]
@@ -271,9 +271,14 @@ def _name_part(kind: str, geometry: str, part: str) -> str:
     return "/".join(filter(None, (EVALUATION_PREFIX.rstrip("/"), kind, geometry, part)))
 
 
-def _is_whole(group: str) -> bool:
-    """Whether a test group is all compounds of a structure on one geometry."""
-    return group.startswith(EVALUATION_PREFIX) and group.count("/") == 2
+def _list_whole(summaries: Sequence[Summary]) -> list[str]:
+    """Test groups that are all compounds of a structure on one geometry, all structures last."""
+    groups = [
+        group
+        for group in list_groups(summaries)
+        if group.startswith(EVALUATION_PREFIX) and group.count("/") == 2
+    ]
+    return sorted(groups, key=lambda group: group.split("/")[1] == "all")
 
 
 def _say_bias(unit: str) -> str:
