@@ -173,11 +173,13 @@ def run_trials(
         for name in benchmarks:
             stack.enter_context(locked(work / name, note))
         standings = survey(work, trials, store)
-        tasks = [
-            _make_task(work, standing.trial, store)
-            for standing in standings
-            if standing.state is not State.DONE
-        ]
+        tasks = []
+        for standing in standings:
+            task = _make_task(work, standing.trial, store)
+            done_already = standing.state is State.DONE
+            _remove_checkpoints(task, keep=not done_already)
+            if not done_already:
+                tasks.append(task)
         done = len(trials) - len(tasks)
         if done:
             note(f"{done} of {len(trials)} trials are done already")
@@ -209,10 +211,14 @@ def _make_task(work: Path, trial: Trial, store: DataStore) -> Task:
     path = result_path(work, trial)
     digest = f"{fingerprint(trial)[:8]}{digest_data(trial, store)[:8]}"
     folder = path.with_name(f"{trial.name}.{digest}{CHECKPOINT_SUFFIX}")
-    for other in path.parent.glob(f"{glob.escape(trial.name)}.*{CHECKPOINT_SUFFIX}"):
-        if other != folder:
-            shutil.rmtree(other, ignore_errors=True)
     return Task(trial, path, folder)
+
+
+def _remove_checkpoints(task: Task, keep: bool) -> None:
+    """Remove checkpoints of a trial: those of another specification, or all of them."""
+    for folder in task.path.parent.glob(f"{glob.escape(task.trial.name)}.*{CHECKPOINT_SUFFIX}"):
+        if not (keep and folder == task.folder):
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _write_failure(task: Task, store: DataStore, device: str, reason: str) -> None:
@@ -250,6 +256,7 @@ def _attempt(task: Task, store: DataStore, device: str, report: Callable[[str], 
             shutil.rmtree(task.folder, ignore_errors=True)
             result = fit_trial(task.trial, store, task.folder, device=device, report=report)
         result.write(task.path)
+        shutil.rmtree(task.folder, ignore_errors=True)
     except OutputError as error:
         return Event(task, "stop", str(error))
     except Exception as error:

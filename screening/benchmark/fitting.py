@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
-import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -23,6 +22,7 @@ from screening.benchmark.data import (
     EXTRA_TESTS,
     PROTOTYPES,
     SPLIT_SEED,
+    STRUCTURES,
     UNITS,
     BenchmarkData,
     DataStore,
@@ -166,7 +166,7 @@ def fit_trial(
         trial: The trial.
         store: Where its data are.
         folder: For checkpoints of a network; what is there from an interrupted fit of this trial
-            is gone on with. Removed at the end.
+            is gone on with. The caller removes it when the result is safe.
         device: Where networks run.
         report: Told where the fit stands.
 
@@ -190,7 +190,7 @@ def fit_trial(
     if "batch-statistics" in trial.tests:
         groups |= _test_batch_statistics(trial, fitted, own, test)
     environment = describe_environment()
-    result = TrialResult(
+    return TrialResult(
         trial=trial,
         fingerprint=fingerprint(trial),
         data_sha256=digest_data(trial, store),
@@ -207,8 +207,6 @@ def fit_trial(
         versions=_find_versions(),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
     )
-    shutil.rmtree(folder, ignore_errors=True)
-    return result
 
 
 def list_arrays(trial: Trial) -> tuple[str, ...]:
@@ -217,8 +215,12 @@ def list_arrays(trial: Trial) -> tuple[str, ...]:
     Raises:
         InputDataError: There is no such data set.
     """
-    own = find_source(trial.data)
-    return (own, EVALUATION) if "eval" in trial.tests else (own,)
+    names = {find_source(trial.data)}
+    if "eval" in trial.tests:
+        names.add(EVALUATION)
+    if {"known", "virtual"} & set(trial.tests):
+        names.add(STRUCTURES)
+    return tuple(sorted(names))
 
 
 def digest_data(trial: Trial, store: DataStore) -> str:

@@ -137,6 +137,28 @@ def test_results_of_other_data_are_run_anew(
     assert found(after).test[HELD_OUT].mae != found(before).test[HELD_OUT].mae
 
 
+def test_checkpoints_go_when_the_result_is_safe(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fitting, "SECONDS_BETWEEN_CHECKPOINTS", 0.0)
+
+    def stop(done: int, total: int, text: str) -> None:
+        if "epoch 5 of" in text:
+            raise KeyboardInterrupt
+
+    for trial in (NETWORK, replace(NETWORK, train_rows=80)):
+        with pytest.raises(KeyboardInterrupt):
+            run([trial], progress=stop)
+        # of another specification of the trial there is nothing left
+        (folder,) = (tmp_path / "made-up").glob("network-s0.*.checkpoint")
+    with monkeypatch.context() as patch:
+        patch.setattr("screening.benchmark.engine.shutil.rmtree", lambda *given, **named: None)
+        run([trial])
+    assert folder.exists()  # as if killed just then
+    run([trial])
+    assert not folder.exists()
+
+
 def test_a_failing_trial_is_recorded_and_the_others_go_on(run: Run, tmp_path: Path) -> None:
     diverging = replace(
         NETWORK, series="diverging", changes=(("learning_rate", 1e30), ("gradient_clip", None))
@@ -247,32 +269,35 @@ def test_a_killed_run_goes_on_and_ends_as_one_that_was_not(
         assert measured(found(one)) == measured(found(other))
 
 
-def test_processes_side_by_side_find_the_same(run: Run, tmp_path: Path, source: DataSource) -> None:
-    trials = [NETWORK, replace(NETWORK, seed=1), RIDGE, IMPOSSIBLE]
-    there = run_trials(trials, source, tmp_path / "there", workers=2, note=lambda sentence: None)
-    assert states(there) == ["done", "done", "done", "failed"]
-    here = run(trials)
-    for one, other in zip(there[:3], here[:3], strict=True):
-        mae = found(one).test[HELD_OUT].mae
-        assert mae == pytest.approx(found(other).test[HELD_OUT].mae, rel=1e-3)
-    assert not multiprocessing.active_children()
-
-
-def test_a_process_that_dies_costs_its_trial_only(run: Run, tmp_path: Path) -> None:
+def test_processes_side_by_side_find_the_same_and_one_that_dies_costs_its_trial_only(
+    run: Run, tmp_path: Path, source: DataSource
+) -> None:
+    endless = replace(NETWORK, series="endless", changes=(("epochs", 100_000), ("patience", None)))
     killed: list[int] = []
 
     def kill(done: int, total: int, text: str) -> None:
-        if "network-s0 epoch" in text and not killed:
-            (child,) = multiprocessing.active_children()
-            assert child.pid is not None
-            killed.append(child.pid)
-            os.kill(child.pid, signal.SIGKILL)
+        if done == 3 and "endless-s0 epoch" in text and not killed:
+            for child in multiprocessing.active_children():  # the other one has nothing to do
+                assert child.pid is not None
+                killed.append(child.pid)
+                os.kill(child.pid, signal.SIGKILL)
 
-    long = replace(NETWORK, changes=(("epochs", 500), ("batch_size", 8), ("precision", "fp32")))
-    standings = run([long, RIDGE], workers=1, progress=kill)
-    assert killed and states(standings) == ["failed", "done"]
-    assert "SIGKILL" in (found(standings[0]).failure or "")
+    trials = [NETWORK, RIDGE, IMPOSSIBLE]
+    there = run_trials(
+        [endless, *trials],
+        source,
+        tmp_path / "there",
+        workers=2,
+        note=lambda sentence: None,
+        progress=kill,
+    )
+    assert states(there) == ["failed", "done", "done", "failed"]
+    assert len(killed) == 2 and "SIGKILL" in (found(there[0]).failure or "")
     assert not multiprocessing.active_children()
+    here = run(trials)
+    for one, other in zip(there[1:3], here[:2], strict=True):
+        mae = found(one).test[HELD_OUT].mae
+        assert mae == pytest.approx(found(other).test[HELD_OUT].mae, rel=1e-3)
 
 
 ORPHANED = """

@@ -57,13 +57,12 @@ def test_results_say_what_was_measured(store: DataStore, tmp_path: Path) -> None
     assert np.argmin([entry["validation_mae"] for entry in result.history]) == best
     assert result.chosen["learning_rate"] == 5e-4 and result.chosen["epochs"] == 8
     assert result.unit == "eV/atom" and result.versions["torch"] == torch.__version__
-    assert not (tmp_path / "checkpoints").exists()
 
 
 def test_the_error_of_all_watched_rows_is_the_held_out_error(
     store: DataStore, tmp_path: Path
 ) -> None:
-    result = fit_trial(replace(NETWORK, watched_rows=None), store, tmp_path / "checkpoints")
+    result = fit_trial(replace(NETWORK, watched_rows=None), store, tmp_path / "watched")
     watched = result.figures["watched_mae_at_best_validation"]
     assert watched == pytest.approx(result.test[HELD_OUT].mae, rel=1e-3)
     unwatched = fit_trial(replace(NETWORK, watched_rows=0), store, tmp_path / "checkpoints")
@@ -110,7 +109,7 @@ def test_batch_statistics_are_those_of_the_batch(
     assert few.rows == all_at_once.rows == result.test[HELD_OUT].rows
     assert len({few.mae, all_at_once.mae, result.test[HELD_OUT].mae}) == 3
     without = replace(trial, model="24ARx2-1")
-    result = fit_trial(without, store, tmp_path / "checkpoints")
+    result = fit_trial(without, store, tmp_path / "without")
     own = result.test[HELD_OUT].mae
     assert result.test["batch-statistics/4"].mae == pytest.approx(own, rel=1e-5)
 
@@ -165,4 +164,8 @@ def test_a_trial_says_which_arrays_it_needs() -> None:
     assert list_arrays(replace(RIDGE, data="oqmd-c", tests=("eval",))) == (
         "compositions",
         "evaluation",
+    )
+    assert list_arrays(replace(RIDGE, data="oqmd-c", tests=("virtual",))) == (
+        "compositions",
+        "structures",
     )
