@@ -119,7 +119,7 @@ BASELINES: Final[Mapping[str, BaselineKind]] = {
         grid={"alpha": (1e-4, 1e-3, 1e-2, 1e-1, 1.0)},
         grid_source=f"{_SRBENCH} LassoLars",
         defaults={"alpha": 1e-3},
-        fixed={"max_iter": 10_000, "precompute": True},
+        fixed={"max_iter": 50_000, "precompute": True},
         standardised=True,
     ),
     "ridge": BaselineKind(
@@ -140,7 +140,7 @@ BASELINES: Final[Mapping[str, BaselineKind]] = {
         grid_source=f"{_SRBENCH} LassoLars, times three of the ratios that the documentation of "
         "scikit-learn's ElasticNetCV names",
         defaults={"alpha": 1e-3, "l1_ratio": 0.5},
-        fixed={"max_iter": 10_000, "precompute": True},
+        fixed={"max_iter": 50_000, "precompute": True},
         standardised=True,
         paper_mae=0.384,
     ),
