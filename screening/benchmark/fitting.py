@@ -53,20 +53,20 @@ _SECONDS_PER_STEP: Final = 4.7e-2
 _WEIGHTS_OF_IRNET_17: Final = 5.8e6
 
 _BASELINE_SECONDS: Final[Mapping[str, tuple[float, float]]] = {
-    "linear_regression": (2.0, 1.0),
-    "lasso": (5.0, 1.0),
-    "ridge": (1.0, 1.0),
-    "elastic_net": (5.0, 1.0),
-    "sgd": (10.0, 1.0),
-    "decision_tree": (3.0, 1.1),
-    "adaboost": (80.0, 1.1),
-    "k_neighbors": (20.0, 1.5),
-    "svr": (60.0, 2.0),
-    "bagging": (150.0, 1.1),
-    "random_forest": (120.0, 1.1),
-    "gradient_boosting": (50.0, 0.8),
+    "linear_regression": (0.7, 1.0),
+    "lasso": (1.0, 1.0),
+    "ridge": (0.2, 1.0),
+    "elastic_net": (1.0, 1.0),
+    "sgd": (0.5, 1.0),
+    "decision_tree": (2.0, 1.1),
+    "adaboost": (40.0, 1.1),
+    "k_neighbors": (5.0, 1.5),
+    "svr": (35.0, 2.0),
+    "bagging": (100.0, 1.1),
+    "random_forest": (50.0, 1.1),
+    "gradient_boosting": (25.0, 0.8),
 }
-"""Seconds of one fit to 10,000 rows and the power of the rows with which they grow; by hand."""
+"""Core seconds of one fit to 10,000 rows, and the power of the rows with which they grow; rough."""
 
 Predict = Callable[[NDArray[np.float32]], FloatArray]
 
