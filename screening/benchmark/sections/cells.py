@@ -190,6 +190,8 @@ def show_seconds(seconds: float) -> str:
     >>> show_seconds(4.25), show_seconds(300), show_seconds(9000)
     ('4.2 s', '5.0 min', '2.5 h')
     """
+    if seconds < 0.05:
+        return "< 0.1 s"
     if seconds < 90:
         return f"{seconds:.1f} s"
     return f"{seconds / 60:.1f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -20,15 +20,12 @@ from screening.benchmark.sections.cells import (
     list_groups,
     name_apart,
     name_group,
-    name_model,
     name_with_data,
     number_file,
     show_bias,
-    show_changes,
     show_error,
     show_interval,
     show_published,
-    show_rows,
     sort_by_error,
     split_by,
 )
@@ -126,26 +123,32 @@ def describe_known_only(summaries: Sequence[Summary]) -> list[Section]:
     groups += _list_whole(summaries)
     drawn = [group for group in groups if not group.endswith("/relaxed")]
     unit = find_unit(summaries)
-    names = [name_group(group) for group in groups]
-    errors: Table = [["model", "recipe and changes", "trained on", "training rows", *names]]
-    biases: Table = [["model", "recipe and changes", "trained on", *names]]
+    names = [name_with_data(each.trial, summaries) for each in summaries]
+    errors: Table = [["tested on", "n", *names]]
+    biases: Table = [["tested on", *names]]
+    for group in groups:
+        counts = sorted({found.rows for each in summaries for found in each.errors(group)})
+        errors.append(
+            [
+                name_group(group),
+                ", ".join(f"{count:,}" for count in counts),
+                *(show_error(each, group) for each in summaries),
+            ]
+        )
+        biases.append([name_group(group), *(show_bias(each, group) for each in summaries)])
     series: list[Series] = []
-    for place, each in enumerate(summaries):
-        trial = each.trial
-        first = [name_model(trial), show_changes(trial), trial.data]
-        errors.append([*first, show_rows(each), *(show_error(each, group) for group in groups)])
-        biases.append([*first, *(show_bias(each, group) for group in groups)])
+    for place, (name, each) in enumerate(zip(names, summaries, strict=True)):
         points = [
             (float(row), measured)
             for row, group in enumerate(drawn)
             if (measured := each.mae(group)) is not None
         ]
         if points and len(series) < MOST_MODELS:
-            series.append(make_series(name_with_data(trial, summaries), points, place))
+            series.append(make_series(name, points, place))
     title = "Known crystals only, or all data"
     text = (
         f"Mean absolute error, {unit}, on held-out rows that are known crystals, on those that are "
-        "hypothetical (virtual), and on the compounds of the evaluation set."
+        "hypothetical (virtual), and on the compounds of the evaluation set; n is their number."
     )
     plots = draw_rows("known-only.svg", title, [*map(name_group, drawn)], series, unit)
     return [Section(title, text, errors, plots), Section("Bias", _say_bias(unit), biases)]

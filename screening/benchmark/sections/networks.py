@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from screening.benchmark.paper import DEPTHS, KINDS, TABLE_2
 from screening.benchmark.plots import Words, plot_lines
@@ -35,6 +36,7 @@ from screening.benchmark.sections.drawing import (
     make_series,
 )
 from screening.benchmark.summary import Summary
+from screening.benchmark.trial import Trial
 
 Networks = Mapping[tuple[str, int], Summary]
 """Networks of Table 2 by kind and depth."""
@@ -85,17 +87,20 @@ def describe_recipes(summaries: Sequence[Summary]) -> list[Section]:
     for number, block in enumerate(blocks):
         unit = find_unit(block)
         setting = show_setting(block[0].trial)
-        rows = [["name", "recipe and changes", "test error", "epochs (kept)", "time of a fit"]]
+        rows = [["name", "test error", "recipe and what differs from the row above"]]
+        rows[0] += ["epochs (kept)", "time of a fit"]
+        before: Trial | None = None
         for each in block:
             rows.append(
                 [
                     name_model(each.trial),
-                    show_changes(each.trial),
                     show_error(each),
+                    _show_step(each.trial, before),
                     show_epochs(each),
                     show_time(each),
                 ]
             )
+            before = each.trial
         title = f"Recipes: {setting}"
         text = (
             f"Mean absolute error on the held-out rows, {unit}. A name that begins with + is a "
@@ -105,6 +110,14 @@ def describe_recipes(summaries: Sequence[Summary]) -> list[Section]:
         sections.append(Section(title, text, rows, plots))
         sections += _describe_quirks(block, setting, unit)
     return sections
+
+
+def _show_step(trial: Trial, before: Trial | None) -> str:
+    """Write the fields of a recipe that are not those of the trial before."""
+    if before is None or before.recipe != trial.recipe:
+        return show_changes(trial)
+    kept = tuple(each for each in trial.changes if each not in before.changes)
+    return show_changes(replace(trial, recipe="", changes=kept))
 
 
 def _tabulate_depths(networks: Networks, setting: str, unit: str, number: int) -> Section:

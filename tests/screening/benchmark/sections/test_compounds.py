@@ -87,9 +87,11 @@ def test_known_only_is_compared_group_by_group() -> None:
         "known": [0.1],
     }
     errors, biases = describe_known_only(gather(trials, [make_result(trials[0], 0.1, groups)]))
-    header, first, second = errors.table
-    assert list(header[4:]) == ["virtual", "known", "B2, ideal"]
-    assert list(first[2:]) == ["icsd", "900", "0.3000 (1)", "0.1000 (1)", "0.2000 (1)"]
-    assert list(second[2:]) == ["oqmd-sc", "", "missing", "missing", "missing"]
-    assert list(biases.table[1][3:]) == ["0.3000 (1)", "0.1000 (1)", "-0.2000 (1)"]
+    assert [list(row) for row in errors.table] == [
+        ["tested on", "n", "IRNet-17 on icsd", "IRNet-17 on oqmd-sc"],
+        ["virtual", "2", "0.3000 (1)", "missing"],
+        ["known", "1", "0.1000 (1)", "missing"],
+        ["B2, ideal", "2", "0.2000 (1)", "missing"],
+    ]
+    assert [row[1] for row in biases.table[1:]] == ["0.3000 (1)", "0.1000 (1)", "-0.2000 (1)"]
     assert [plot.file for plot in errors.plots] == ["known-only.svg"]

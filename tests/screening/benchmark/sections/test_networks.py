@@ -78,10 +78,13 @@ def test_the_rows_of_learning_curves_are_counted() -> None:
 
 
 def test_recipes_stand_in_their_own_order_with_their_quirks() -> None:
+    first = (("scale_inputs", True), ("epochs", 9))
+    second = (*first[:1], ("clip_sigma", 6.0), *first[1:])
     steps = [
         make_trial("paper", "irnet-17", recipe="paper", label="the paper's recipe"),
-        make_trial("inputs", "irnet-17", recipe="paper", label="+ scaled inputs"),
-        make_trial("plain", "irnet-17", recipe="paper", label="never measured"),
+        make_trial("inputs", "irnet-17", recipe="paper", label="+ scaled inputs", changes=first),
+        make_trial("clip", "irnet-17", recipe="paper", label="never measured", changes=second),
+        make_trial("default", "irnet-17", label="another recipe", changes=second),
     ]
     quirks = {"watched_mae_at_best_validation": 0.31, "lowest_watched_mae": 0.25}
     results = [
@@ -89,10 +92,11 @@ def test_recipes_stand_in_their_own_order_with_their_quirks() -> None:
         make_result(steps[1], 0.2),
     ]
     table, found = describe_recipes(gather(steps, results))
-    assert [(row[0], row[2]) for row in table.table[1:]] == [
-        ("the paper's recipe", "0.3000 (1)"),
-        ("+ scaled inputs", "0.2000 (1)"),
-        ("never measured", "missing"),
+    assert [tuple(row[:3]) for row in table.table[1:]] == [
+        ("the paper's recipe", "0.3000 (1)", "paper"),
+        ("+ scaled inputs", "0.2000 (1)", "scale_inputs=True, epochs=9"),
+        ("never measured", "missing", "clip_sigma=6.0"),
+        ("another recipe", "missing", "default, scale_inputs=True, clip_sigma=6.0, epochs=9"),
     ]
     assert [list(row) for row in found.table[1:]] == [
         ["the paper's recipe", "0.3000 (1)", "0.3100 (1)", "0.2500 (1)", "0.5000 (1)"]
