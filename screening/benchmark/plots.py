@@ -54,6 +54,9 @@ LOWEST_ERROR: Final = 1e-6
 LOG_MARGIN: Final = 1.15
 """How far a logarithmic axis goes beyond what is drawn."""
 
+NARROW: Final = 4
+"""Ratio of the ends of a logarithmic axis below which its marks are evenly spaced."""
+
 PERCENTILES: Final = 101
 """Quantiles that a distribution of errors is drawn from: at 0, 1, ..., 100 %."""
 
@@ -125,6 +128,7 @@ def plot_curves(panels: Mapping[str, Sequence[Curve]], unit: str, words: Words) 
         SVG text; errors on logarithmic axes, shared by the panels of a row; one line per seed.
     """
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
     columns = len(panels)
     width = max(WIDTH, PANEL_WIDTH * columns)
@@ -156,9 +160,11 @@ def plot_curves(panels: Mapping[str, Sequence[Curve]], unit: str, words: Words) 
                         color=COLOURS[number % len(COLOURS)],
                         linestyle=STYLES[number % len(STYLES)],
                         linewidth=1.2,
+                        marker="o" if len(values) == 1 else None,
                         label=None if seed else make_label(curve.label),
                     )
-            mark_decades(axes)
+            _mark_errors(axes, lines[kind])
+            axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
     handles = {
         label: handle
         for axes in grid[0]
@@ -245,7 +251,7 @@ def plot_lines(
     axes.set_ylim(*_find_limits([y for e in series for y in (*e.y, *e.low, *e.high)]))
     for each in series:
         _draw_points(axes, each, horizontal=False)
-    mark_decades(axes)
+    _mark_errors(axes, [y for each in series for y in each.y])
     _write_plainly(axes.xaxis)
     if ticks:
         axes.xaxis.set_major_locator(FixedLocator(list(ticks)))
@@ -337,6 +343,16 @@ def _add_legend_above(figure: Figure, handles: Mapping[str, Artist]) -> None:
 def _shift(number: int, count: int) -> float:
     """Where a model's dots stand within their rows, so that dots do not cover each other."""
     return 0.0 if count == 1 else (number / (count - 1) - 0.5) * 0.6
+
+
+def _mark_errors(axes: Axes, values: Sequence[float]) -> None:
+    """Write numbers along a logarithmic axis of errors, round ones if it spans little."""
+    from matplotlib.ticker import MaxNLocator
+
+    mark_decades(axes)
+    low, high = _find_limits(values)
+    if high < NARROW * low:
+        axes.yaxis.set_major_locator(MaxNLocator(5))
 
 
 def _write_plainly(axis: Axis) -> None:

@@ -89,6 +89,22 @@ def test_learning_curves_have_a_line_for_each_seed_above_and_below() -> None:
     assert texts_of(svg).count("first") == 1
 
 
+def test_errors_that_hardly_differ_are_still_marked() -> None:
+    nothing = (math.nan, math.nan)
+    series = Series("net", (17.0, 24.0), (0.0611, 0.0655), nothing, nothing)
+    svg = plot_lines([series], ("layers", "error"), WORDS, ticks=(17, 24))
+    marks = [float(text) for text in texts_of(svg) if text.startswith("0.0")]
+    assert len(marks) >= 3
+    assert min(marks) < 0.0611 < max(marks)
+
+
+def test_epochs_are_whole_numbers() -> None:
+    svg = plot_curves({"": [Curve("net", ((0.3, 0.2),), ((0.3, 0.2),))]}, "eV", WORDS)
+    numbers = [text for text in texts_of(svg) if re.fullmatch(r"[\d.]+", text)]
+    assert {"1", "2"} <= set(numbers)
+    assert not [text for text in numbers if text.startswith("1.")]
+
+
 @pytest.mark.parametrize("value", [0.2, 0.0, np.nextafter(0.1, 0)])
 def test_a_single_value_can_be_drawn(value: float) -> None:
     single = Series("net", (100.0,), (value,), (math.nan,), (math.nan,))
