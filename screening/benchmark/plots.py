@@ -352,7 +352,7 @@ def _mark_errors(axes: Axes, values: Sequence[float]) -> None:
     mark_decades(axes)
     low, high = _find_limits(values)
     if high < NARROW * low:
-        axes.yaxis.set_major_locator(MaxNLocator(5))
+        axes.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
 
 
 def _write_plainly(axis: Axis) -> None:

@@ -31,6 +31,8 @@ DIGITS: Final = 6
 LIST_DIGITS: Final = 4
 """Significant digits of numbers in its lists: learning curves, percentiles, errors of rows."""
 
+_HASH_DIGITS: Final = 12
+
 _MARKDOWN: Final = re.compile(r"[\\`*\[\]<>|]|(?<![^\W_])_|_(?![^\W_])")
 
 
@@ -142,6 +144,16 @@ def describe_making(summaries: Sequence[Summary]) -> list[str]:
     )
     if versions:
         lines.append(f"Packages: {', '.join(versions)}.")
+    contents = sorted(
+        {
+            f"{result.trial.data}{' and evaluation' * ('eval' in result.trial.tests)} "
+            f"{result.data_sha256[:_HASH_DIGITS]}"
+            for result in results
+            if result.data_sha256
+        }
+    )
+    if contents:
+        lines.append(f"SHA-256 of the data: {', '.join(contents)}.")
     lines.append(f"Seeds: {', '.join(map(str, seeds))}.")
     rows = sorted({result.train_rows for result in results})
     lines.append(f"Training rows: {_join_numbers(rows)}.")

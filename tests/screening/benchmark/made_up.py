@@ -40,6 +40,7 @@ def make_result(
     result = TrialResult(
         trial=trial,
         fingerprint="f" * 64,
+        data_sha256="d" * 64,
         train_rows=trial.train_rows or 900,
         unit="eV/atom",
         test={group: make_errors(values) for group, values in errors.items()},

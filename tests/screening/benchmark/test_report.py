@@ -170,6 +170,7 @@ def test_machines_dates_and_commits_are_all_named() -> None:
         "Commit: abcdef (1 trial), unknown (1 trial).",
     ]
     assert "Packages: torch 2.0." in lines
+    assert f"SHA-256 of the data: icsd {'d' * 12}." in lines
     assert list_undone(summaries)[0] == "icsd-irnet-17, seed 0, 1: missing"
     assert list_shortened(TRIALS[::2]) == []
 
