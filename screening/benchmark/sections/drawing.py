@@ -16,6 +16,17 @@ MOST_MODELS: Final = 7
 Point = tuple[float, Measured]
 
 
+def say_drawn(models: int) -> str:
+    """Say that a plot leaves models out, where it does.
+
+    >>> say_drawn(7), say_drawn(9)
+    ('', ' The plot shows the first 7 of 9 models.')
+    """
+    if models <= MOST_MODELS:
+        return ""
+    return f" The plot shows the first {MOST_MODELS} of {models} models."
+
+
 def make_series(label: str, points: Sequence[Point], place: int) -> Series:
     """Make points with bars of one standard deviation over seeds; none of one seed."""
     spreads = [math.nan if each.deviation is None else each.deviation for _, each in points]

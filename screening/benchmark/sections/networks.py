@@ -34,6 +34,7 @@ from screening.benchmark.sections.drawing import (
     make_curves,
     make_published,
     make_series,
+    say_drawn,
 )
 from screening.benchmark.summary import Summary
 from screening.benchmark.trial import Trial
@@ -221,7 +222,7 @@ def _compare_parts(networks: Sequence[Summary], setting: str, unit: str, number:
     text = (
         f"Mean absolute error on the held-out rows, {unit}. The paper shows batch norm before, "
         "after and without in Figure 2 and tells of dropout in section 4.1.1, both without figures "
-        "in print."
+        f"in print.{say_drawn(len(networks))}"
     )
     curves = make_curves([(name_model(each.trial), each) for each in networks[:MOST_MODELS]])
     plots = draw_curves(number_file("parts", number), title, {"": curves}, unit)

@@ -34,6 +34,7 @@ from screening.benchmark.sections.drawing import (
     describe_points,
     draw_ranking,
     make_series,
+    say_drawn,
 )
 from screening.benchmark.summary import Measured, Summary, average_quantiles, show_number
 from screening.dataset import DEFAULT_TARGET
@@ -158,7 +159,7 @@ def describe_distributions(summaries: Sequence[Summary]) -> list[Section]:
             f"Absolute error on the held-out rows, {unit}. Nine of ten rows are below the 90th "
             "percentile. The paper's stand in the caption of its Figure 5, on other data. "
             "Median, 99th percentile and largest error are means over the seeds, as are "
-            "the curves."
+            f"the curves.{say_drawn(sum(bool(each.results) for each in block))}"
         )
         sections.append(Section(title, text, rows, _draw_distributions(drawn, title, unit, number)))
     return sections
@@ -187,7 +188,8 @@ def describe_sizes(summaries: Sequence[Summary]) -> list[Section]:
         unit = find_unit(block)
         text = (
             f"Mean absolute error on the same held-out rows, {unit}. A smaller set of training "
-            "rows is a part of every larger one; a network takes its validation rows from it."
+            "rows is a part of every larger one; a network takes its validation rows from "
+            f"it.{say_drawn(len(models))}"
         )
         sections.append(Section(title, text, rows, _draw_sizes(found, models, title, unit, number)))
     return sections

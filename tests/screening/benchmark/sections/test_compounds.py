@@ -43,6 +43,16 @@ def test_table_5_has_an_interval_for_each_structure_and_geometry() -> None:
     assert float(bias.table[1][1].split(" ")[0]) == pytest.approx(L1_0.mean(), abs=1e-4)
 
 
+def test_plots_that_leave_models_out_say_so() -> None:
+    trials = [make_trial(str(place), "irnet-17", tests=("eval",)) for place in range(8)]
+    results = [make_result(trial, 0.1, {"eval/B2/ideal": L1_0.tolist()}) for trial in trials]
+    for describe in (describe_search, describe_known_only):
+        for count, says in ((7, False), (8, True)):
+            section = describe(gather(trials[:count], results[:count]))[0]
+            assert ("first 7 of 8 models" in section.text) == says
+            assert len(section.table[0]) >= count
+
+
 def test_what_is_left_out_stands_beside_the_ordinary_split_the_worst_first() -> None:
     usual = make_trial("usual", "irnet-17", tests=("elements",))
     left = [make_trial(x, "irnet-17", holdout=f"element:{x}") for x in ("O", "F", "Fe", "La")]
