@@ -254,7 +254,7 @@ class Trainee:
         )
 
     def save(self) -> None:
-        """Write the checkpoint: what `_Run.keep` left here, and the best weights so far."""
+        """Write the checkpoint: what `TrainingLoop.keep` left here, and the best weights so far."""
         parts = self.tensors | {"best": self.best_state}
         tensors = {f"{part}.{key}": v for part, vs in parts.items() for key, v in vs.items()}
         header = {
@@ -302,7 +302,9 @@ class Trainee:
             self.best_state = parts.pop("best")
             self.tensors = parts
             self.history = header["history"]
-            self.best_error, self.best_epoch = header["best_error"], header["best_epoch"]
+            # format 2 renamed it when there came to be other measures
+            self.best_error = header["best_error" if written > 1 else "best_mae"]
+            self.best_epoch = header["best_epoch"]
             self.seconds = header["seconds"]
         except (KeyError, RuntimeError, TypeError) as error:
             if isinstance(error, CheckpointError):

@@ -331,6 +331,7 @@ def test_checkpoints_and_members_of_the_first_version_are_recognised(tmp_path: P
     checkpoint = interrupt(tmp_path / "b")
     tensors, header = read_tensors(checkpoint, "an irnet checkpoint")
     del header["format"], header["sha256"]
+    header["best_mae"] = header.pop("best_error")
     for entry in header["history"]:
         del entry["learning_rate"]
     write_tensors(checkpoint, tensors, header | {"identity": first})
@@ -404,6 +405,7 @@ def test_a_checkpoint_that_lacks_weights_is_refused(
     checkpoint = interrupt(tmp_path)
     tensors, header = read_tensors(checkpoint, "an irnet checkpoint")
     del tensors[name], header["format"], header["sha256"]
+    header["best_mae"] = header.pop("best_error")
     write_tensors(checkpoint, tensors, header)
     with pytest.raises(ModelFileError, match=f"does not fit.*{message}.*delete it"):
         train(tmp_path)
