@@ -34,6 +34,7 @@ from .storage import (
 _MEMBER = "an irnet member"
 _ENSEMBLE = "an irnet ensemble"
 _FORMAT = 1
+_CHOICE_FORMAT = 2  # of members with what readers of format 1 would leave unread
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,12 +72,13 @@ class Member:
                 `irnet.storage.compress`.
         """
         scaling = self.scaling
+        plain = self.architecture.activation == "relu" and not self.classes
         tensors = compress(self.state, precision)
         tensors["scaling.mean"] = torch.from_numpy(scaling.mean.copy())
         tensors["scaling.std"] = torch.from_numpy(scaling.std.copy())
         header = {
             "kind": _MEMBER,
-            "format": _FORMAT,
+            "format": _FORMAT if plain else _CHOICE_FORMAT,
             "architecture": str(self.architecture),
             "activation": self.architecture.activation,
             "classes": list(self.classes),
@@ -105,9 +107,10 @@ class Member:
         path = Path(path)
         tensors, header = read_tensors(path, _MEMBER)
         try:
-            if header["format"] != _FORMAT:
+            if header["format"] not in (_FORMAT, _CHOICE_FORMAT):
                 raise ModelFileError(
-                    f"{path}: written in format {header['format']}, this version reads {_FORMAT}"
+                    f"{path}: written in format {header['format']}, this version reads {_FORMAT} "
+                    f"and {_CHOICE_FORMAT}"
                 )
             scaling = Scaling(
                 mean=tensors.pop("scaling.mean").numpy(),

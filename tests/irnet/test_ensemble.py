@@ -10,6 +10,7 @@ import torch
 from irnet import Ensemble, FeatureMismatchError, Member, ModelFileError
 from irnet.errors import EmptyEnsembleError
 from irnet.scaling import Scaling
+from irnet.storage import read_tensors, write_tensors
 
 
 def predict(ensemble: Ensemble, features: np.ndarray) -> np.ndarray:
@@ -91,6 +92,22 @@ def test_members_with_different_scaling(ensemble: Ensemble, table: Any) -> None:
     unscaled = (expected - scaling.target_mean) * 2 + scaling.target_mean + 10
     again = Ensemble((shifted,), {}).scorer(precision="fp32").predict(moved).mean
     np.testing.assert_allclose(again, unscaled, atol=1e-3)
+
+
+def test_earlier_versions_are_told_of_what_they_would_not_apply(
+    ensemble: Ensemble, tmp_path: Path
+) -> None:
+    # they read format 1 and take every activation for a ReLU
+    usual = ensemble.members[0]
+    for activation, format_ in (("relu", 1), ("tanh", 2)):
+        member = replace(usual, architecture=replace(usual.architecture, activation=activation))
+        member.save(tmp_path / activation)
+        tensors, header = read_tensors(tmp_path / activation, "an irnet member")
+        assert header["format"] == format_
+        assert Member.load(tmp_path / activation).architecture.activation == activation
+    write_tensors(tmp_path / "newer", tensors, header | {"format": 3})
+    with pytest.raises(ModelFileError, match="newer: written in format 3, this version reads 1"):
+        Member.load(tmp_path / "newer")
 
 
 def test_mismatched_members_are_refused(ensemble: Ensemble) -> None:
