@@ -1,4 +1,4 @@
-"""Residual regression networks for feature vectors, ensembles of them, and their baseline.
+"""Residual regression networks for feature vectors, ensembles of them, and their baselines.
 
 Knows vectors and the names of their columns, nothing of crystals. Needs torch, NumPy,
 scikit-learn and safetensors; importing the package itself loads none of them.
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from . import metrics
     from .architecture import ARCHITECTURES, Architecture
+    from .baselines import BASELINES, Baseline, fit_baseline
     from .ensemble import Ensemble, Member
     from .errors import (
         ArchitectureError,
@@ -36,6 +37,8 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "ARCHITECTURES": "architecture",
+    "BASELINES": "baselines",
+    "Baseline": "baselines",
     "Architecture": "architecture",
     "ArchitectureError": "errors",
     "Assessment": "uncertainty",
@@ -62,16 +65,19 @@ _HOMES = {
     "count_parameters": "network",
     "encode_classes": "rows",
     "find_recipe": "recipe",
+    "fit_baseline": "baselines",
     "fit_forest": "forest",
     "train_ensemble": "training",
 }
 
 __all__ = [
     "ARCHITECTURES",
+    "BASELINES",
     "RECIPES",
     "Architecture",
     "ArchitectureError",
     "Assessment",
+    "Baseline",
     "CheckpointError",
     "Classification",
     "DataError",
@@ -94,6 +100,7 @@ __all__ = [
     "count_parameters",
     "encode_classes",
     "find_recipe",
+    "fit_baseline",
     "fit_forest",
     "metrics",
     "train_ensemble",

@@ -55,7 +55,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["--help", "-h"]},
     epilog="Exit codes: 0 fine, 1 bug, 2 usage or configuration, 3 input data, 4 model, 5 output, "
-    "6 workers or scheduler lost, 7 watched campaign not complete or trials failed, 130 interrupted.",
+    "6 workers or scheduler lost, 7 watched campaign not complete or trials failed, "
+    "130 interrupted.",
 )
 
 

@@ -32,7 +32,7 @@ class ExitCode(IntEnum):
     WORKERS = 6
     """Workers or the scheduler died, most often for lack of memory; finished work is kept."""
     NOT_COMPLETE = 7
-    """The campaign that was watched ended before it was complete, or trials of a benchmark failed."""
+    """A watched campaign ended before it was complete, or trials of a benchmark failed."""
     INTERRUPTED = 130
     """Ctrl-C; finished work is kept."""
 
