@@ -340,7 +340,7 @@ def train(
     from screening.training import (
         Reporter,
         TrainingRequest,
-        read_architecture,
+        read_layers,
         train_model,
     )
 
@@ -361,10 +361,10 @@ def train(
         "precision": precision,
     }
     given = {key: value for key, value in given.items() if value is not None}
-    if init_from is not None and not any(
-        key.startswith("architecture") for key in (*given, *(settings or ()))
-    ):
-        given["architecture"] = read_architecture(init_from)
+    if init_from is not None:
+        named = {*given, *(setting.partition("=")[0].strip() for setting in settings or ())}
+        layers = read_layers(init_from)
+        given |= {name: value for name, value in layers.items() if name not in named}
     chosen = change_recipe(find_recipe(recipe), given, settings or ())
     if init_from is None and chosen.frozen_layers:
         raise ConfigurationError("--freeze keeps layers of another model: name it with --init-from")

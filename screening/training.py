@@ -442,19 +442,22 @@ def _identity_defaults() -> dict[str, Any]:
     return {**recipe, "unit": ENTHALPY_UNIT, "classes": [], "initial model": None}
 
 
-def read_architecture(model: str) -> str:
-    """Layers of the networks of a model.
+def read_layers(model: str) -> dict[str, str]:
+    """What networks must share with those of a model to begin as them.
 
     Args:
         model: A bundled model or a model folder.
 
     Returns:
-        A string of `irnet.architecture`.
+        The recipe's fields ``architecture`` and ``activation``.
 
     Raises:
         ModelError: There is no such model.
     """
-    return read_card(find_model(model)).training.architecture
+    training = read_card(find_model(model)).training
+    # the recipes of earlier versions had no choice of it
+    activation = str(training.recipe.get("activation", "relu"))
+    return {"architecture": training.architecture, "activation": activation}
 
 
 def _read_initial(request: TrainingRequest) -> "Ensemble | None":
@@ -465,7 +468,7 @@ def _read_initial(request: TrainingRequest) -> "Ensemble | None":
     """
     if request.init_from is None:
         return None
-    from irnet import Architecture, Ensemble, IRNetError
+    from irnet import Ensemble, IRNetError
 
     folder = find_model(request.init_from)
     try:
@@ -473,13 +476,16 @@ def _read_initial(request: TrainingRequest) -> "Ensemble | None":
         ensemble.check_features(FEATURES)
     except (IRNetError, OSError) as error:
         raise ModelError(f"cannot begin from the model {folder}: {error}") from error
-    wanted = str(Architecture.parse(request.recipe.architecture))
-    found = str(ensemble.members[0].architecture)
-    if wanted.replace("D", "") != found.replace("D", ""):
-        raise ModelError(
-            f"cannot begin from the model {folder}: its networks are {found}, not {wanted}; leave "
-            "--architecture out to take its layers"
-        )
+    wanted, found = request.recipe.layers, ensemble.members[0].architecture
+    for option, own, others in (
+        ("--architecture", str(wanted), str(found)),
+        ("--activation", wanted.activation, found.activation),
+    ):
+        if own.replace("D", "") != others.replace("D", ""):  # dropout has no weights
+            raise ModelError(
+                f"cannot begin from the model {folder}: its networks are {others}, not {own}; "
+                f"leave {option} out to take its layers"
+            )
     return ensemble
 
 

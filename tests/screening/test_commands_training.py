@@ -234,7 +234,7 @@ def test_training_begins_from_another_models_networks(
     def weights(out: str) -> dict[str, Any]:
         return dict(Ensemble.load(tmp_path / out / "ensemble").members[0].state)
 
-    layers = ("--architecture", "8Ax2-4A-1")
+    layers = ("--architecture", "8Ax2-4A-1", "--activation", "tanh")
     assert train(table, *layers, out="first").exit_code == 0
     first = tmp_path / "first"
     gap = ("--target", "gap", "--unit", "eV", "--seed", 1, "--init-from", first)
@@ -246,6 +246,7 @@ def test_training_begins_from_another_models_networks(
     assert changed == output
     card = read_card(tmp_path / "frozen")
     assert card["training"]["architecture"] == "8Ax2-4A-1"
+    assert card["training"]["recipe"]["activation"] == "tanh"
     one = screening_like(train, table, *gap, "--freeze", 1, out="one")
     assert one.exit_code == 0, one.output
     assert len({name for name in before if (before[name] == weights("one")[name]).all()}) == 2
@@ -258,6 +259,9 @@ def test_training_begins_from_another_models_networks(
     other = train(table, "--architecture", "8A-1", "--init-from", first, out="wrong")
     assert other.exit_code == 4, other.output
     assert "its networks are 8Ax2-4Ax1-1, not 8Ax1-1" in other.stderr
+    other = screening_like(train, table, *gap, "--activation", "relu", out="wrong")
+    assert other.exit_code == 4, other.output
+    assert "its networks are tanh, not relu; leave --activation out" in other.stderr
     member = first / "ensemble" / "member-0.safetensors"
     member.write_bytes(member.read_bytes()[:500])
     torn = screening_like(train, table, *gap, out="wrong")
