@@ -191,8 +191,9 @@ def _fit_network(
     changed = dict(changes or {})
     smaller = _describe_rows(size)
     if size.epochs is not None:
+        usual = changed.get("epochs", _EPOCHS[recipe])
+        smaller.append(f"{size.epochs} epochs instead of {usual}")
         changed["epochs"] = size.epochs
-        smaller.append(f"{size.epochs} epochs instead of {_EPOCHS[recipe]}")
     return [
         replace(
             trial,

@@ -103,6 +103,9 @@ def test_steps_lead_from_the_papers_recipe_to_ours() -> None:
     assert last == find_recipe("default").with_changes(name="paper", architecture="irnet-17")
     recipes = [find_recipe_of(trial) for trial in trials.values() if trial.recipe == "paper"]
     assert len({str(recipe.to_json()) for recipe in recipes}) == 8
+    said = {trial.series: trial.shortened for trial in BENCHMARKS["recipes"].trials("cpu")}
+    assert "epochs instead of training until 200 bring nothing" in said["adamw"]
+    assert "epochs instead of 80" in said["one-cycle"]
 
 
 def test_everything_is_left_out_once_and_once_nothing() -> None:
