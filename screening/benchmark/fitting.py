@@ -7,6 +7,7 @@ import json
 import platform
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import cache
@@ -357,7 +358,7 @@ def _test_batch_statistics(
     member = fitted.member
     if member is None:
         return {}
-    network = member.network
+    network = deepcopy(member.network)  # batch norm changes its averages in training mode
     for module in network.modules():
         if isinstance(module, nn.BatchNorm1d):
             module.train()
