@@ -121,15 +121,15 @@ def damage_training(random: Random, seeds: Path, work: Path) -> Case:
 
 
 def damage_weights(random: Random, seeds: Path, work: Path) -> Case:
-    """The weights of a model: members, forest, uncertainty; what can be read must predict."""
+    """Members, forest, uncertainty and baselines; what can be read must predict."""
     import numpy as np
 
-    from irnet import Ensemble, Forest
+    from irnet import Baseline, Ensemble, Forest
     from irnet.ensemble import Member
     from irnet.uncertainty import Uncertainty
 
-    names = ("ensemble/member-0", "forest", "uncertainty")
-    source = seeds / "model" / f"{random.choice(names)}.safetensors"
+    names = ("model/ensemble/member-0", "model/forest", "model/uncertainty", "baselines/*")
+    source = _pick(random, seeds, f"{random.choice(names)}.safetensors")
     damage = random.choice((mutations.damage_tensors, mutations.retype_tensors))
     path = work / source.name
     path.write_bytes(damage(random, _bytes(source)))
@@ -144,6 +144,10 @@ def damage_weights(random: Random, seeds: Path, work: Path) -> Case:
             uncertainty = Uncertainty.load(path)
             if len(uncertainty.reference.mean) == rows.shape[1]:
                 uncertainty.reference.distance(rows)
+        elif source.parent.name == "baselines":
+            baseline = Baseline.load(path)
+            if len(baseline.feature_names) == rows.shape[1]:
+                baseline.predict(rows)
         else:
             member = Member.load(path)
             if len(member.feature_names) == rows.shape[1]:

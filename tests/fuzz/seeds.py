@@ -6,12 +6,15 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pyarrow.parquet as pq
 from pymatgen.core import Lattice, Structure
 from pymatgen.io.cif import CifWriter
 from pymatgen.io.vasp import Poscar
 from typer.testing import CliRunner
 
+from irnet import fit_baseline
+from screening.features.schema import FEATURES
 from tests.screening.conftest import build_tiny_model, calibrate_tiny_model
 
 POOL = "Li,Na,Mg,Ca,Ti,O,F"
@@ -50,6 +53,7 @@ def build_seeds(folder: Path) -> None:
     tiny = build_tiny_model(folder / "tiny")
     shutil.rmtree(tiny / "checkpoints", ignore_errors=True)
     calibrate_tiny_model(tiny, folder / "model")
+    _fit_baselines(folder / "baselines")
     for number, text in enumerate(SETTINGS):
         (folder / f"settings{number}.toml").write_text(text)
     (folder / "references.csv").write_text(REFERENCES)
@@ -57,6 +61,19 @@ def build_seeds(folder: Path) -> None:
     _write_structures(folder)
     _write_tables(folder)
     _run_campaign(folder)
+
+
+def _fit_baselines(folder: Path) -> None:
+    """Write a baseline of every form, on numbers that mean nothing."""
+    folder.mkdir()
+    generator = np.random.default_rng(0)
+    features = generator.normal(size=(40, len(FEATURES))).astype(np.float32)
+    smaller = {"adaboost": {"n_estimators": 3}, "gradient_boosting": {"max_iter": 3}}
+    for name in ("ridge", "k_neighbors", "svr", "decision_tree", "adaboost", "gradient_boosting"):
+        baseline = fit_baseline(
+            name, features, features[:, 0], FEATURES, search=False, parameters=smaller.get(name)
+        )
+        baseline.save(folder / f"{name}.safetensors")
 
 
 def _write_structures(folder: Path) -> None:
