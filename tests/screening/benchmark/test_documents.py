@@ -72,7 +72,8 @@ def test_the_page_of_the_paper_names_every_benchmark_and_budget(paper: str) -> N
     assert set(BENCHMARKS) <= first
     assert set(BUDGETS) <= first
     for name in BENCHMARKS:
-        assert f"(results/{name}/README.md)" in paper
+        if (DOCS / "results" / name).is_dir():
+            assert f"(results/{name}/README.md)" in paper
     for name, rows in ROWS.items():
         assert any(row[:2] == [name, f"{rows:,}"] for row in cells_of(paper))
     assert f"at most {MOST_ROW_ERRORS}," in paper
