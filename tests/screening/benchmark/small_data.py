@@ -10,7 +10,7 @@ import pandas as pd
 
 from prototypes import ATOMIC_NUMBERS, find_prototype
 
-PROTOTYPES = {"B2": "ABC2_16_225_a_b_c", "cubic_perovskite": "ABC2_8_71_a_b_e"}
+PROTOTYPES = {"B2": "ABC2_16_225_a_b_c", "cubic_perovskite": "ABC3_5_221_a_b_c"}
 """Prototypes of the structures, and the Wyckoff labels that they pretend to have."""
 
 METALS = ("Li", "Na", "K", "Mg", "Ca", "Sr", "Ti", "Fe", "Al", "La")
