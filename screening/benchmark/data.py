@@ -113,7 +113,7 @@ TRAINING_ROWS: Final[Mapping[str, int]] = {
 
 EXTRA_TESTS: Final[Mapping[str, str]] = {
     "known": "held-out rows of oqmd-sc that are ICSD-flagged",
-    "virtual": "held-out rows of oqmd-sc that are not",
+    "virtual": "held-out rows of oqmd-sc that are not, without blown-up cells",
     "prototypes": "held-out rows of each of the ten prototypes that are left out elsewhere",
     "elements": "held-out rows with each of the ten elements that are left out elsewhere",
     "eval": "hypothetical compounds of each prototype, on relaxed and ideal geometry",

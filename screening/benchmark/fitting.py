@@ -21,10 +21,12 @@ from screening.benchmark.data import (
     ELEMENTS,
     EVALUATION,
     EXTRA_TESTS,
+    LARGEST_VOLUME,
     PROTOTYPES,
     SPLIT_SEED,
     STRUCTURES,
     UNITS,
+    VOLUME,
     BenchmarkData,
     DataStore,
     FloatArray,
@@ -332,7 +334,8 @@ def _list_tests(
     for name, known in (("known", True), ("virtual", False)):
         if name in trial.tests:
             whole = store.data("oqmd-sc").with_target(trial.target)
-            rows = np.flatnonzero(whole.held_out & (whole.known == known))
+            fitting = whole.held_out & (whole.targets[VOLUME] <= LARGEST_VOLUME)
+            rows = np.flatnonzero(fitting & (whole.known == known))
             if len(rows):
                 yield name, whole.features[rows], whole.targets[trial.target][rows]
     if "eval" in trial.tests:

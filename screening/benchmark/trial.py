@@ -183,9 +183,10 @@ class TrialResult:
         train_rows: Rows that it was trained on, validation rows included.
         unit: Of the target and of all errors.
         test: Errors by group: ``held-out``, and those of the trial's `tests`: ``known`` and
-            ``virtual`` (held-out rows that are and are not ICSD-flagged), ``prototype/<label>``,
-            ``element/<symbol>``, ``eval/<kind>/<geometry>`` (kind such as ``B2`` or ``all``,
-            geometry ``relaxed`` or ``ideal``; formulas that no model is trained on) and, of these,
+            ``virtual`` (held-out rows that are and are not ICSD-flagged; the latter without
+            blown-up cells), ``prototype/<label>``, ``element/<symbol>``,
+            ``eval/<kind>/<geometry>`` (kind such as ``B2`` or ``all``, geometry ``relaxed`` or
+            ``ideal``; formulas that no model is trained on) and, of these,
             ``eval/<kind>/<geometry>/strict`` (not ICSD-flagged in any structure) and
             ``eval/<kind>/<geometry>/MP-legacy`` (the energy scheme of the training data), or
             ``batch-statistics/<rows>`` (the held-out rows, predicted in batches of so many with

@@ -149,8 +149,8 @@ def describe_known_only(summaries: Sequence[Summary]) -> list[Section]:
     title = "Known crystals only, or all data"
     text = (
         f"Mean absolute error, {unit}, on held-out rows that are flagged as known crystals, on "
-        "those that are not (virtual: hypothetical, or nobody knows), and on the compounds of the "
-        "evaluation set; n is their "
+        "those that are not (virtual: hypothetical, or nobody knows; without blown-up cells), and "
+        "on the compounds of the evaluation set; n is their "
         f"number.{say_drawn(len(summaries))}"
     )
     plots = draw_rows("known-only.svg", title, [*map(name_group, drawn)], series, unit)

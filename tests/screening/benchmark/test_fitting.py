@@ -90,6 +90,17 @@ def test_a_baseline_is_what_scikit_learn_fits(store: DataStore, tmp_path: Path) 
     assert result.chosen["parameters"] == {"alpha": 1.0} and not result.history
 
 
+def test_blown_up_cells_are_not_among_the_hypothetical_test_rows(
+    store: DataStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = store.data("oqmd-sc")
+    volumes = data.targets["volume_per_atom"][data.held_out & ~data.known]
+    bound = float(np.median(volumes))
+    monkeypatch.setattr(fitting, "LARGEST_VOLUME", bound)
+    result = fit_trial(replace(RIDGE, tests=("virtual",)), store, tmp_path)
+    assert result.test["virtual"].rows == (volumes <= bound).sum() < len(volumes)
+
+
 def test_a_search_chooses_from_the_grid(store: DataStore, tmp_path: Path) -> None:
     from irnet.baselines import BASELINES
 
