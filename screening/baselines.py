@@ -417,7 +417,7 @@ def _claim_folder(request: BaselineRequest, data: TrainingSet) -> None:
         "features": hash_file(request.features) if request.features else request.engine,
         "seed": request.seed,
         "held-out share": request.holdout,
-        "rows to fit": request.rows,
+        "rows to fit": "all" if request.rows is None else request.rows,
         "search": request.search,
     }
     path = request.out / REQUEST_NAME

@@ -141,7 +141,7 @@ def test_the_same_command_goes_on_and_adds_kinds(
     assert (tmp_path / "fitted/ridge.safetensors").read_bytes() == before
     for options, complaint in (
         (("--seed", 1), "their seed is 0, not 1"),
-        (("--rows", 50), "their rows to fit is None, not 50"),
+        (("--rows", 50), "their rows to fit is 'all', not 50"),
         (("--search",), "their search is False, not True"),
         (("--target", "gap"), "their data is"),
     ):
