@@ -14,7 +14,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final, Literal, Protocol
+from typing import Any, Final
 
 import numpy as np
 import sklearn
@@ -38,13 +38,22 @@ from sklearn.svm import SVR
 from sklearn.tree import DecisionTreeRegressor
 from torch import Tensor
 
+from .baseline_models import (
+    FloatArray,
+    Form,
+    KeptModel,
+    KernelModel,
+    LinearModel,
+    NeighboursModel,
+    TreesModel,
+    read_kept_model,
+)
 from .errors import DataError, ModelFileError, RecipeError, check_feature_names, nearest
 from .forest import (
     MAX_DEPTH,
     MAX_FEATURES,
     MIN_SAMPLES_SPLIT,
     TREES,
-    Array,
     Forest,
     ForestParameters,
     fit_forest,
@@ -56,14 +65,6 @@ from .storage import read_tensors, write_tensors
 _KIND = "an irnet baseline"
 _FORMAT = 1
 _VALIDATION_SHARE = 0.2
-_LINEAR_BLOCK = 4096
-_NEIGHBOUR_BLOCK = 256
-_TREE_BLOCK = 16384
-_MARGIN = 16
-"""Neighbours looked at beyond those asked for, because their distances are rough at first."""
-
-Form = Literal["linear", "neighbours", "kernel", "mean of trees", "median of trees", "sum of trees"]
-FloatArray = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -256,16 +257,6 @@ def find_baseline(name: str) -> BaselineKind:
     return BASELINES[name]
 
 
-class _Model(Protocol):
-    """What a fitted baseline is kept as."""
-
-    def predict(self, x: NDArray[np.float32]) -> FloatArray:
-        """Predict contiguous finite rows (n, features) in the target's unit, (n,)."""
-
-    def to_arrays(self) -> dict[str, Array]:
-        """Return what a file holds."""
-
-
 @dataclass(frozen=True, eq=False)
 class Baseline:
     """A fitted baseline.
@@ -280,7 +271,7 @@ class Baseline:
     name: str
     feature_names: tuple[str, ...] = field(repr=False)
     card: Mapping[str, Any]
-    _model: _Model = field(repr=False)
+    _model: KeptModel = field(repr=False)
 
     @property
     def title(self) -> str:
@@ -384,7 +375,9 @@ class Baseline:
             if not {"target", "unit", "parameters", "rows", "data_sha256"} <= set(card):
                 raise ValueError("the card is not whole")
             arrays = {key: tensor.numpy() for key, tensor in tensors.items()}
-            model = _read_model(BASELINES[header["name"]], arrays, names, card["parameters"])
+            model = read_kept_model(
+                BASELINES[header["name"]].form, arrays, names, card["parameters"]
+            )
         except (
             AttributeError,
             IndexError,
@@ -450,7 +443,7 @@ def fit_baseline(
     labels = _number_groups(groups, len(y))
     table: list[dict[str, Any]] = []
     converged = True
-    model: _Model
+    model: KeptModel
     try:
         if kind.estimator is RandomForestRegressor:
             forest = fit_forest(
@@ -465,7 +458,7 @@ def fit_baseline(
                 parameters=None if search else ForestParameters(**chosen),
             )
             chosen, table = forest.card["parameters"], forest.card["search"]
-            model = _Trees(forest)
+            model = TreesModel(forest)
         else:
             rows = x.astype(np.float64) if kind.standardised else x
             estimator = _build(kind, chosen, seed)
@@ -586,7 +579,7 @@ def _keep(
     x: NDArray[np.float32],
     y: FloatArray,
     names: tuple[str, ...],
-) -> _Model:
+) -> KeptModel:
     """Take out of a fitted estimator what predicting needs."""
     if not kind.standardised:
         return _keep_trees(kind, fitted, names)
@@ -601,11 +594,11 @@ def _keep(
     )
     if kind.form == "linear":
         intercept = float(np.reshape(model.intercept_, -1)[0])
-        return _Linear(scaling, np.reshape(model.coef_, -1).astype(np.float64), intercept)
+        return LinearModel(scaling, np.reshape(model.coef_, -1).astype(np.float64), intercept)
     if kind.form == "neighbours":
         scaled = (y - scaling.target_mean) / scaling.target_std
-        return _Neighbours(scaling, x, scaled, model.n_neighbors, model.weights)
-    return _Kernel(
+        return NeighboursModel(scaling, x, scaled, model.n_neighbors, model.weights)
+    return KernelModel(
         scaling,
         x[model.support_],
         model.dual_coef_[0].astype(np.float64),
@@ -614,7 +607,7 @@ def _keep(
     )
 
 
-def _keep_trees(kind: BaselineKind, fitted: Any, names: tuple[str, ...]) -> _Trees:
+def _keep_trees(kind: BaselineKind, fitted: Any, names: tuple[str, ...]) -> TreesModel:
     if kind.form == "sum of trees":
         nodes = [predictor.nodes for (predictor,) in fitted._predictors]
         every = np.concatenate(nodes)
@@ -626,14 +619,14 @@ def _keep_trees(kind: BaselineKind, fitted: Any, names: tuple[str, ...]) -> _Tre
             every["num_threshold"].astype(np.float64),
             every["value"].astype(np.float64),
         )
-        return _Trees(forest, offset=float(np.reshape(fitted._baseline_prediction, -1)[0]))
+        return TreesModel(forest, offset=float(np.reshape(fitted._baseline_prediction, -1)[0]))
     if kind.form == "median of trees":
         estimators = fitted.estimators_
         weights = np.array(fitted.estimator_weights_[: len(estimators)], dtype=np.float64)
-        return _Trees(_join(estimators, names), weights=weights)
+        return TreesModel(_join(estimators, names), weights=weights)
     if kind.estimator is BaggingRegressor:
-        return _Trees(_join(fitted.estimators_, names, fitted.estimators_features_))
-    return _Trees(_join([fitted], names))
+        return TreesModel(_join(fitted.estimators_, names, fitted.estimators_features_))
+    return TreesModel(_join([fitted], names))
 
 
 def _join(
@@ -660,253 +653,3 @@ def _join(
         np.concatenate([tree.threshold for tree in trees]),
         np.concatenate([tree.value[:, 0, 0] for tree in trees]),
     )
-
-
-def _read_model(
-    kind: BaselineKind,
-    arrays: Mapping[str, Array],
-    names: tuple[str, ...],
-    parameters: Mapping[str, Any],
-) -> _Model:
-    """Check what a file holds and return it as a model.
-
-    Raises:
-        AttributeError, IndexError, KeyError, OverflowError, TypeError, ValueError: Something is
-            missing, or is not what it has to be.
-    """
-    if kind.form == "mean of trees":
-        return _Trees(Forest.from_arrays(arrays, names, {}))
-    if kind.form == "sum of trees":
-        forest = Forest.from_arrays(arrays, names, {})
-        return _Trees(forest, offset=_read_number(arrays, "offset"))
-    if kind.form == "median of trees":
-        forest = Forest.from_arrays(arrays, names, {})
-        weights = _read_floats(arrays, "weights", (forest.trees,))
-        if (weights < 0).any() or not weights.any():
-            raise ValueError("weights of trees are negative or all 0")
-        return _Trees(forest, weights=weights)
-    scaling = Scaling(
-        mean=_read_floats(arrays, "mean", (len(names),)),
-        std=_read_floats(arrays, "std", (len(names),)),
-        clip=None,
-        target_mean=_read_number(arrays, "target_mean"),
-        target_std=_read_number(arrays, "target_std"),
-    )
-    scaling.check(len(names))
-    if kind.form == "linear":
-        coefficients = _read_floats(arrays, "coefficients", (len(names),))
-        return _Linear(scaling, coefficients, _read_number(arrays, "intercept"))
-    rows = arrays["rows"]
-    if rows.dtype != np.float32 or rows.ndim != 2 or rows.shape[1] != len(names):
-        raise ValueError(f"rows is {rows.dtype} of shape {rows.shape}")
-    if not np.isfinite(rows).all():
-        raise ValueError("rows holds values that are not finite")
-    if kind.form == "neighbours":
-        target = _read_floats(arrays, "target", (len(rows),))
-        count, weights = parameters["n_neighbors"], parameters["weights"]
-        if type(count) is not int or not 1 <= count <= len(rows):
-            raise ValueError(f"n_neighbors is {count!r} for {len(rows)} rows")
-        if weights not in ("uniform", "distance"):
-            raise ValueError(f"weights is {weights!r}")
-        return _Neighbours(scaling, rows, target, count, weights)
-    gamma = _read_number(arrays, "gamma")
-    if gamma <= 0:
-        raise ValueError(f"gamma is {gamma}")
-    dual = _read_floats(arrays, "dual", (len(rows),))
-    return _Kernel(scaling, rows, dual, _read_number(arrays, "intercept"), gamma)
-
-
-def _read_floats(arrays: Mapping[str, Array], name: str, shape: tuple[int, ...]) -> FloatArray:
-    array = arrays[name]
-    if array.dtype != np.float64 or array.shape != shape:
-        raise ValueError(
-            f"{name} is {array.dtype} of shape {array.shape}, expected float64 of {shape}"
-        )
-    if not np.isfinite(array).all():
-        raise ValueError(f"{name} holds values that are not finite")
-    return array
-
-
-def _read_number(arrays: Mapping[str, Array], name: str) -> float:
-    return float(_read_floats(arrays, name, (1,))[0])
-
-
-def _number(value: float) -> FloatArray:
-    return np.array([value], dtype=np.float64)
-
-
-def _standardise(scaling: Scaling, x: NDArray[np.float32]) -> FloatArray:
-    scaled: FloatArray = (x - scaling.mean) / scaling.std
-    return scaled
-
-
-def _unscale(scaling: Scaling, values: FloatArray) -> FloatArray:
-    return values * scaling.target_std + scaling.target_mean
-
-
-def _scaling_arrays(scaling: Scaling) -> dict[str, Array]:
-    return {
-        "mean": scaling.mean,
-        "std": scaling.std,
-        "target_mean": _number(scaling.target_mean),
-        "target_std": _number(scaling.target_std),
-    }
-
-
-@dataclass(frozen=True, eq=False)
-class _Linear:
-    """A weighted sum of standardised features.
-
-    Attributes:
-        scaling: Of features and target.
-        coefficients: (features,).
-        intercept: Of the scaled target.
-    """
-
-    scaling: Scaling
-    coefficients: FloatArray
-    intercept: float
-
-    def predict(self, x: NDArray[np.float32]) -> FloatArray:
-        values = np.empty(len(x))
-        for start in range(0, len(x), _LINEAR_BLOCK):
-            block = slice(start, start + _LINEAR_BLOCK)
-            # a sum along each row: a product of matrices rounds by how many rows there are
-            values[block] = (_standardise(self.scaling, x[block]) * self.coefficients).sum(axis=1)
-        return _unscale(self.scaling, values + self.intercept)
-
-    def to_arrays(self) -> dict[str, Array]:
-        return _scaling_arrays(self.scaling) | {
-            "coefficients": self.coefficients,
-            "intercept": _number(self.intercept),
-        }
-
-
-@dataclass(frozen=True, eq=False)
-class _Neighbours:
-    """The mean over the nearest training rows, by Euclidean distance of standardised features.
-
-    Attributes:
-        scaling: Of features and target.
-        rows: Training rows as they came, (m, features), float32.
-        target: Scaled targets, (m,).
-        count: Neighbours of the mean.
-        weights: uniform, or distance for the inverse of it; rows at no distance then count alone.
-    """
-
-    scaling: Scaling
-    rows: NDArray[np.float32]
-    target: FloatArray
-    count: int
-    weights: str
-
-    def predict(self, x: NDArray[np.float32]) -> FloatArray:
-        known = _standardise(self.scaling, self.rows)
-        squares = np.square(known).sum(axis=1)
-        looked_at = min(self.count + _MARGIN, len(known))
-        values = np.empty(len(x))
-        for start in range(0, len(x), _NEIGHBOUR_BLOCK):
-            asked = _standardise(self.scaling, x[start : start + _NEIGHBOUR_BLOCK])
-            own = np.square(asked).sum(axis=1)
-            rough = own[:, None] + squares - 2.0 * (asked @ known.T)
-            near = np.argpartition(rough, looked_at - 1, axis=1)[:, :looked_at]
-            # rough distances are rounded by this much at most, exact ones far less
-            doubt = 1e-12 * (own + squares.max())
-            for i, row in enumerate(asked):
-                candidates = np.sort(near[i])
-                exact = np.square(known[candidates] - row).sum(axis=1)
-                order = np.argsort(exact, kind="stable")[: self.count]
-                edge = rough[i, near[i]].max() - doubt[i]
-                if looked_at < len(known) and exact[order[-1]] >= edge:
-                    candidates = np.arange(len(known))
-                    exact = np.square(known - row).sum(axis=1)
-                    order = np.argsort(exact, kind="stable")[: self.count]
-                values[start + i] = self._average(exact[order], self.target[candidates[order]])
-        return _unscale(self.scaling, values)
-
-    def _average(self, squared: FloatArray, target: FloatArray) -> float:
-        if self.weights == "uniform":
-            return float(target.mean())
-        same = squared == 0
-        weights = same.astype(np.float64) if same.any() else 1.0 / np.sqrt(squared)
-        return float((weights * target).sum() / weights.sum())
-
-    def to_arrays(self) -> dict[str, Array]:
-        return _scaling_arrays(self.scaling) | {"rows": self.rows, "target": self.target}
-
-
-@dataclass(frozen=True, eq=False)
-class _Kernel:
-    """A weighted sum of radial kernels around support vectors.
-
-    Attributes:
-        scaling: Of features and target.
-        rows: Support vectors as they came, (m, features), float32.
-        dual: Their weights, (m,).
-        intercept: Of the scaled target.
-        gamma: The kernel is exp(-gamma d²) of the standardised distance d.
-    """
-
-    scaling: Scaling
-    rows: NDArray[np.float32]
-    dual: FloatArray
-    intercept: float
-    gamma: float
-
-    def predict(self, x: NDArray[np.float32]) -> FloatArray:
-        known = _standardise(self.scaling, self.rows)
-        squares = np.square(known).sum(axis=1)
-        values = np.empty(len(x))
-        # one row at a time: a product of matrices rounds by how many rows there are
-        for i, row in enumerate(_standardise(self.scaling, x)):
-            distance = np.maximum(squares + np.square(row).sum() - 2.0 * (known @ row), 0.0)
-            values[i] = (self.dual * np.exp(-self.gamma * distance)).sum()
-        return _unscale(self.scaling, values + self.intercept)
-
-    def to_arrays(self) -> dict[str, Array]:
-        return _scaling_arrays(self.scaling) | {
-            "rows": self.rows,
-            "dual": self.dual,
-            "intercept": _number(self.intercept),
-            "gamma": _number(self.gamma),
-        }
-
-
-@dataclass(frozen=True, eq=False)
-class _Trees:
-    """Trees and how their predictions become one: their mean unless one of the others is given.
-
-    Attributes:
-        forest: The trees.
-        weights: Of each tree in a median (Drucker 1997), (trees,).
-        offset: What their sum is added to.
-    """
-
-    forest: Forest
-    weights: FloatArray | None = None
-    offset: float | None = None
-
-    def predict(self, x: NDArray[np.float32]) -> FloatArray:
-        if self.weights is not None:
-            return self._median(x, self.weights)
-        mean = self.forest.predict(x)
-        return mean if self.offset is None else mean * self.forest.trees + self.offset
-
-    def _median(self, x: NDArray[np.float32], weights: FloatArray) -> FloatArray:
-        values = np.empty(len(x))
-        for start in range(0, len(x), _TREE_BLOCK):
-            each = self.forest.predict_trees(x[start : start + _TREE_BLOCK])
-            order = np.argsort(each, axis=1, kind="stable")
-            reached = np.cumsum(weights[order], axis=1)
-            middle = (reached >= 0.5 * reached[:, -1:]).argmax(axis=1)
-            rows = np.arange(len(each))
-            values[start : start + len(each)] = each[rows, order[rows, middle]]
-        return values
-
-    def to_arrays(self) -> dict[str, Array]:
-        arrays = self.forest.to_arrays(prunable=False)
-        if self.weights is not None:
-            arrays["weights"] = self.weights
-        if self.offset is not None:
-            arrays["offset"] = _number(self.offset)
-        return arrays

@@ -24,8 +24,7 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVR
 from sklearn.tree import DecisionTreeRegressor
 
-from irnet import DataError, ModelFileError, RecipeError, fit_forest
-from irnet import baselines as baselines_module
+from irnet import DataError, ModelFileError, RecipeError, baseline_models, fit_forest
 from irnet import forest as forest_module
 from irnet.baselines import BASELINES, Baseline, find_baseline, fit_baseline
 from irnet.forest import ForestParameters
@@ -337,7 +336,7 @@ def test_blocks_change_nothing(
 ) -> None:
     x = fresh_rows(100)
     expected = fitted[name].predict(x)
-    monkeypatch.setattr(baselines_module, block, 7)
+    monkeypatch.setattr(baseline_models, block, 7)
     np.testing.assert_array_equal(fitted[name].predict(x), expected)
 
 
