@@ -252,7 +252,7 @@ def find_baseline(name: str) -> BaselineKind:
     """
     if name not in BASELINES:
         raise RecipeError(
-            f'no baseline "{name}"{nearest(name, BASELINES)}; there are: {", ".join(BASELINES)}'
+            f'no baseline "{name}"{nearest(name, BASELINES)} (baselines: {", ".join(BASELINES)})'
         )
     return BASELINES[name]
 

@@ -41,7 +41,10 @@ WIDTH_OF_FILES = 200
 LABEL_WIDTH = 24
 """Most that the label of a row may take from the other columns."""
 
-ROW_LABELS = ("id", "formula", "kind", "group", "predictor", "geometry", "scheme")
+LOWEST_RATE = 0.5
+"""Things per second below which a rate is told per minute."""
+
+ROW_LABELS = ("id", "formula", "kind", "group", "predictor", "geometry", "scheme", "trial", "state")
 """Columns that say what a row is, not what was measured."""
 
 REFERENCE_FILES = (
@@ -290,12 +293,12 @@ def show_progress(*kinds: str) -> Iterator[list[ProgressCall]]:
             if live or (now - spoken < SECONDS_BETWEEN_LINES and done < total):
                 return
             spoken = now
-            rate = (done - already) / max(now - began, 1e-9)
-            left = (total - done) / rate if rate else 0.0
-            say(
-                f"{what}: {done:,} of {total:,}, {rate:,.1f}/s, {left:,.0f} s left"
-                + (f"; {note}" if note else "")
-            )
+            words = [f"{what}: {done:,} of {total:,}"]
+            if done > already:
+                rate = (done - already) / max(now - began, 1e-9)
+                words += [f"{rate:,.1f}/s" if rate >= LOWEST_RATE else f"{60 * rate:,.1f}/min"]
+                words += [f"{(total - done) / rate:,.0f} s left"]
+            say(", ".join(words) + (f"; {note}" if note else ""))
 
         return show
 

@@ -84,7 +84,12 @@ def benchmark(
     ],
     data: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", help="Folder of the data set; to run, not to list or report."),
+        typer.Option(
+            metavar="DIR",
+            envvar="SCREENING_DATA",
+            help="Folder of the data set (docs/paper.md names its files); to run, not to list or "
+            "report.",
+        ),
     ] = None,
     out: Annotated[
         Path | None,
@@ -95,8 +100,8 @@ def benchmark(
     budget: Annotated[
         str,
         typer.Option(
-            help="tiny (seconds), cpu (about two hours of two cores) or full (as the paper, for a "
-            "GPU).",
+            help="tiny (seconds), cpu (at most an hour or two of two cores) or full (as the paper, "
+            "for a GPU). The features of all structures come first, once for a --work.",
             autocompletion=complete_budget,
         ),
     ] = "cpu",
@@ -122,14 +127,14 @@ def benchmark(
         typer.Option(
             metavar="FILE",
             help="Feature table of some of the structures, from featurize; the others are "
-            "computed. Repeatable.",
+            "computed, which takes minutes. Repeatable.",
         ),
     ] = None,
     list_trials: Annotated[
         bool, typer.Option("--list", help="List the trials, run nothing.")
     ] = False,
     report_only: Annotated[
-        bool, typer.Option(help="Write the report of what is there, run nothing.")
+        bool, typer.Option("--report-only", help="Write the report of what is there, run nothing.")
     ] = False,
 ) -> None:
     """Repeat a table or figure of the paper on public data, or go beyond it.
@@ -152,10 +157,19 @@ def benchmark(
     if report_only:
         if out is None:
             raise ConfigurationError("--report-only writes into a folder: name it with --out")
-        _report(defined, spent, survey(results, trials), out)
+        found = survey(results, trials)
+        if all(standing.result is None for standing in found):
+            raise ConfigurationError(
+                f"{results / name} holds no result of {name}; is --work right? Without "
+                "--report-only the trials are run"
+            )
+        _report(defined, spent, found, out)
         return
     if data is None:
-        raise ConfigurationError("name the folder of the data set with --data")
+        raise ConfigurationError(
+            "name the folder of the data set with --data, or in SCREENING_DATA; docs/paper.md "
+            "says what it holds"
+        )
     source = DataSource(data, work / "data", tuple(features or ()), note=say)
     standings = _run(chosen, source, results, workers, check_device(device))
     if out is not None:
@@ -210,7 +224,7 @@ def _print_trials(standings: Sequence[Standing]) -> None:
     from screening.benchmark.fitting import estimate_seconds
     from screening.benchmark.trial import HELD_OUT
 
-    rows = [["trial", "model", "rows", "state", "core seconds, about", "held-out MAE"]]
+    rows = [["trial", "rows", "state", "core s", "held-out MAE"]]
     left = 0.0
     for each in standings:
         trial, result = each.trial, each.result
@@ -219,11 +233,10 @@ def _print_trials(standings: Sequence[Standing]) -> None:
         errors = None if result is None else result.test.get(HELD_OUT)
         rows.append(
             [
-                f"{trial.benchmark} {trial.name}",
-                trial.title,
+                trial.name,
                 "all" if trial.train_rows is None else f"{trial.train_rows:,}",
                 str(each.state),
-                f"{seconds:,.0f}",
+                f"{seconds:,.0f}" if result is None else "",
                 f"{errors.mae:.4f} {result.unit}" if result and errors else "",
             ]
         )

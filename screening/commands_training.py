@@ -297,7 +297,8 @@ def train(
     sources: Annotated[
         Path | None,
         typer.Option(
-            metavar="FILE", help="TOML with [[source]] what, citation, licence, for the card."
+            metavar="FILE",
+            help="TOML with tables called source (what, citation, licence), for the card.",
         ),
     ] = None,
     licence: Annotated[str, typer.Option(help="Licence of the weights, for the card.")] = (

@@ -159,9 +159,9 @@ BATCH_SIZES: Final = ((2_000, 64), (5_000, 128), (20_000, 256))
 
 _EPOCHS: Final[Mapping[str, str]] = {
     "default": "80",
-    "paper": "training until 200 bring nothing",
-    "brnet": "training until 200 bring nothing",
-    "ibrnet": "training until 60 bring nothing",
+    "paper": "up to 5,000 with a patience of 200",
+    "brnet": "up to 3,000 with a patience of 200",
+    "ibrnet": "up to 3,000 with a patience of 60",
 }
 _WIDTHS_17: Final = ((1024, 4), (512, 3), (256, 3), (128, 3), (64, 2), (32, 1))
 

@@ -117,7 +117,8 @@ def describe_properties(summaries: Sequence[Summary]) -> list[Section]:
     text = (
         "Mean absolute errors on the held-out rows. The paper's figures stand where it learns the "
         "same property, on other data; its caption gives eV/atom as the unit of all of them. Its "
-        "best regressor is of ten, to which Bagging and gradient boosting are added here. Rows "
+        "best regressor is of ten, to which Bagging and gradient boosting are added here; the best "
+        "has the lowest test error. Rows "
         f"of its Table 4 that are not measured here: {', '.join(absent)}. Band gaps, "
         "magnetisations and total energies are not in the data; a volume of the paper's MP-C is a "
         "cell's, not an atom's. To learn another property, add it as a column to the table of "

@@ -104,7 +104,7 @@ def test_steps_lead_from_the_papers_recipe_to_ours() -> None:
     recipes = [find_recipe_of(trial) for trial in trials.values() if trial.recipe == "paper"]
     assert len({str(recipe.to_json()) for recipe in recipes}) == 8
     said = {trial.series: trial.shortened for trial in BENCHMARKS["recipes"].trials("cpu")}
-    assert "epochs instead of training until 200 bring nothing" in said["adamw"]
+    assert "epochs instead of up to 5,000 with a patience of 200" in said["adamw"]
     assert "epochs instead of 80" in said["one-cycle"]
 
 

@@ -33,7 +33,11 @@ from tests.screening.benchmark.made_up import (
 
 TRIALS = tuple(
     make_trial(
-        f"icsd-{model}", model, seed=seed, shortened="25 epochs instead of 80" if seed else ""
+        f"icsd-{model}",
+        model,
+        data="oqmd-sc",
+        seed=seed,
+        shortened="25 epochs instead of 80" if seed else "",
     )
     for model in ("plain-17", "irnet-17", "irnet-24")
     for seed in (0, 1)
@@ -170,7 +174,7 @@ def test_machines_dates_and_commits_are_all_named() -> None:
         "Commit: abcdef (1 trial), unknown (1 trial).",
     ]
     assert "Packages: torch 2.0." in lines
-    assert f"SHA-256 of the data: icsd {'d' * 12}." in lines
+    assert f"SHA-256 of the data: oqmd-sc {'d' * 12}." in lines
     assert list_undone(summaries)[0] == "icsd-irnet-17, seed 0, 1: missing"
     assert list_shortened(TRIALS[::2]) == []
 
