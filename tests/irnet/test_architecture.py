@@ -33,6 +33,33 @@ def test_named_architectures_follow_table_1(kind: str, depth: int) -> None:
     assert all(block.norm == "before" for block in architecture.blocks)
 
 
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [  # as the README of https://github.com/NU-CUCIS/IRNet writes them
+        ("plain-17", "1024BAx4-512BAx3-256BAx3-128BAx3-64BAx2-32BAx1-1"),
+        ("srnet-17", "1024BAx4R-512BAx3R-256BAx3R-128BAx3R-64BAx2R-32BAx1R-1"),
+        ("irnet-17", "1024BARx4-512BARx3-256BARx3-128BARx3-64BARx2-32BARx1-1"),
+        ("plain-24", "1024BAx4-512BAx4-256BAx4-128BAx4-64BAx3-32BAx2-16BAx2-1"),
+        ("srnet-24", "1024BAx4R-512BAx4R-256BAx4R-128BAx4R-64BAx3R-32BAx2R-16BAx2R-1"),
+        ("irnet-24", "1024BARx4-512BARx4-256BARx4-128BARx4-64BARx3-32BARx2-16BARx2-1"),
+        (
+            "srnet-48",
+            "1024BAx4R-1024BAx4R-512BAx4R-512BAx4R-256BAx4R-256BAx4R-128BAx4R-128BAx4R-64BAx4R"
+            "-64BAx4R-32BAx4R-16BAx3R-1",
+        ),
+        (
+            "irnet-48",
+            "1024BARx4-1024BARx4-512BARx4-512BARx4-256BARx4-256BARx4-128BARx4-128BARx4-64BARx4"
+            "-64BARx4-32BARx4-16BARx3-1",
+        ),
+    ],
+)
+def test_named_architectures_are_those_of_the_reference_implementation(
+    name: str, text: str
+) -> None:
+    assert str(Architecture.parse(name)) == ARCHITECTURES[name] == text
+
+
 def test_srnet_48_has_two_stacks_of_four_per_width() -> None:
     stacks = [(block.width, block.count) for block in Architecture.parse("srnet-48").blocks]
     assert stacks[:4] == [(1024, 4), (1024, 4), (512, 4), (512, 4)]
