@@ -126,6 +126,14 @@ def fingerprint(trial: Trial) -> str:
     asked = trial.to_json()
     for words in ("label", "shortened"):
         del asked[words]
+    meant = {
+        "prototypes": PROTOTYPES,
+        "elements": ELEMENTS,
+        "virtual": LARGEST_VOLUME,
+        "batch-statistics": STATISTICS_ROWS,
+    }
+    if any(test in meant for test in trial.tests):
+        asked["tests mean"] = {test: meant[test] for test in trial.tests if test in meant}
     if trial.kind == "network":
         recipe = find_recipe_of(trial)
         asked["meaning"] = {**recipe.to_json(), "layers": str(recipe.layers)}
@@ -279,7 +287,7 @@ def _fit_network(
 
     return Fitted(
         predict=predict,
-        chosen=recipe.to_json(),
+        chosen={**recipe.to_json(), "computed in": member.record["precision"]},
         seconds=float(member.record["seconds"]),
         parameters=count_parameters(recipe.layers, len(data.feature_names)),
         history=tuple(member.record["history"]),

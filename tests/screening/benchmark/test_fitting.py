@@ -125,7 +125,7 @@ def test_batch_statistics_are_those_of_the_batch(
     assert result.test["batch-statistics/4"].mae == pytest.approx(own, rel=1e-5)
 
 
-def test_a_trial_is_known_by_what_decides_its_result() -> None:
+def test_a_trial_is_known_by_what_decides_its_result(monkeypatch: pytest.MonkeyPatch) -> None:
     same = fingerprint(NETWORK)
     for words in ({"label": "ours"}, {"shortened": "fewer rows"}):
         assert fingerprint(replace(NETWORK, **words)) == same
@@ -143,6 +143,11 @@ def test_a_trial_is_known_by_what_decides_its_result() -> None:
     ):
         assert fingerprint(replace(NETWORK, **change)) != same
     assert fingerprint(RIDGE) != fingerprint(replace(RIDGE, search=True))
+    tested = replace(NETWORK, tests=("prototypes",))
+    before = fingerprint(tested)
+    monkeypatch.setattr(fitting, "PROTOTYPES", ("AB_2_221_a_b",))
+    assert fingerprint(tested) != before
+    assert fingerprint(NETWORK) == same
 
 
 def test_names_that_there_are_not_are_refused() -> None:
