@@ -131,6 +131,16 @@ WorkersOption = Annotated[
 ]
 
 
+ExcludeFormulasOption = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help="Formulas to keep out of training: Parquet or CSV with a formula column, or text.",
+    ),
+]
+MaxSitesOption = Annotated[int | None, typer.Option(min=1, help="Leave out larger structures.")]
+
+
 SchedulerOption = Annotated[
     str | None,
     typer.Option(metavar="ADDRESS", help="A running Dask scheduler, instead of local workers."),

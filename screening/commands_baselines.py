@@ -13,8 +13,10 @@ import typer
 
 from screening.command_parts import (
     DropMissingOption,
+    ExcludeFormulasOption,
     FeatureTableOption,
     KeepDoubtfulOption,
+    MaxSitesOption,
     SchedulerOption,
     check_output,
     count_structures,
@@ -134,16 +136,8 @@ def fit(
         float,
         typer.Option(help="Share of the formulas held out for the errors; 0 fits all."),
     ] = 0.1,
-    exclude_formulas: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE",
-            help="Formulas to keep out: Parquet or CSV with a formula column, or text.",
-        ),
-    ] = None,
-    max_sites: Annotated[
-        int | None, typer.Option(min=1, help="Leave out larger structures.")
-    ] = None,
+    exclude_formulas: ExcludeFormulasOption = None,
+    max_sites: MaxSitesOption = None,
     drop_missing_energies: DropMissingOption = False,
     keep_doubtful: KeepDoubtfulOption = False,
     features: FeatureTableOption = None,

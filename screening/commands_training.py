@@ -13,8 +13,10 @@ import typer
 from screening.command_parts import (
     DeviceOption,
     DropMissingOption,
+    ExcludeFormulasOption,
     FeatureTableOption,
     KeepDoubtfulOption,
+    MaxSitesOption,
     ModelArgument,
     check_device,
     check_output,
@@ -270,16 +272,8 @@ def train(
         float,
         typer.Option(help="Share of the formulas held out for the metrics; 0 trains on all."),
     ] = 0.1,
-    exclude_formulas: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE",
-            help="Formulas to keep out of training: Parquet or CSV with a formula column, or text.",
-        ),
-    ] = None,
-    max_sites: Annotated[
-        int | None, typer.Option(min=1, help="Leave out larger structures.")
-    ] = None,
+    exclude_formulas: ExcludeFormulasOption = None,
+    max_sites: MaxSitesOption = None,
     drop_missing_energies: DropMissingOption = False,
     keep_doubtful: KeepDoubtfulOption = False,
     forest: Annotated[bool, typer.Option(help="Train a Random Forest beside the networks.")] = True,
