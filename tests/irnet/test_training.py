@@ -12,8 +12,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from sklearn.metrics import log_loss
 
 from irnet import (
@@ -540,34 +538,6 @@ def test_shapes_of_target_groups_and_members(tmp_path: Path) -> None:
         train_ensemble(x[:, :0], y, [], checkpoint_dir=tmp_path)
 
 
-@given(
-    st.lists(st.integers(0, 30), min_size=10, max_size=200),
-    st.floats(0.01, 0.5),
-    st.integers(0, 5),
-)
-def test_a_split_never_divides_a_group(labels: list[int], fraction: float, seed: int) -> None:
-    groups = np.array(labels)
-    try:
-        train_rows, validation = split_rows(len(groups), fraction, seed, groups)
-    except DataError:
-        # what the groups that are drawn last leave for training is too little
-        sizes = np.bincount(groups)
-        assert len(groups) * (1 - fraction) - sizes.max() < 2
-        return
-    assert not set(groups[train_rows]) & set(groups[validation])
-    assert sorted([*train_rows, *validation]) == list(range(len(groups)))
-    largest = np.bincount(groups).max()
-    assert fraction * len(groups) <= len(validation) <= fraction * len(groups) + largest
-
-
-def test_split_sizes_and_seeds() -> None:
-    _, validation = split_rows(1000, 0.1, 0)
-    assert len(validation) == 100
-    assert not np.array_equal(validation, split_rows(1000, 0.1, 1)[1])
-    with pytest.raises(DataError, match="cannot be split"):
-        split_rows(10, 0.1, 0, np.zeros(10, dtype=np.int64))
-
-
 def test_groups_reach_the_split(tmp_path: Path) -> None:
     labels = np.arange(ROWS) // 3
     ensemble = train(tmp_path, groups=[f"formula {label}" for label in labels])
@@ -575,50 +545,6 @@ def test_groups_reach_the_split(tmp_path: Path) -> None:
         ROWS, 0.1, ensemble.members[0].record["seeds"]["split"], labels.astype(np.int64)
     )
     assert ensemble.members[0].record["validation_rows"] == len(validation) == 30
-
-
-def test_one_cycle_follows_torch() -> None:
-    parameter = torch.nn.Parameter(torch.zeros(1))
-    optimizer = torch.optim.SGD([parameter], lr=1.0)
-    steps = 200
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, max_lr=Recipe().learning_rate, total_steps=steps, cycle_momentum=False
-    )
-    rates = []
-    for _ in range(steps):
-        rates.append(schedule.get_last_lr()[0])
-        optimizer.step()
-        schedule.step()
-    ours = [learning_rate(Recipe(), step, steps) for step in range(steps)]
-    # torch's summit is one step earlier
-    np.testing.assert_allclose(ours, rates, atol=2e-5)
-    constant = Recipe(schedule="constant", learning_rate=1e-3)
-    assert learning_rate(constant, 7, steps) == 1e-3
-
-
-@pytest.mark.parametrize(
-    ("recipe", "make"),
-    [
-        (
-            Recipe(schedule="cosine"),
-            lambda o: torch.optim.lr_scheduler.CosineAnnealingLR(o, T_max=60),
-        ),
-        (
-            Recipe(schedule="step", decay_epochs=4, decay_factor=0.3),
-            lambda o: torch.optim.lr_scheduler.StepLR(o, step_size=20, gamma=0.3),
-        ),
-    ],
-)
-def test_other_schedules_are_torchs(
-    recipe: Recipe, make: Callable[[torch.optim.Optimizer], torch.optim.lr_scheduler.LRScheduler]
-) -> None:
-    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=recipe.learning_rate)
-    schedule = make(optimizer)
-    for step in range(60):
-        found = learning_rate(recipe, step, 60, steps_per_epoch=5)
-        assert found == pytest.approx(schedule.get_last_lr()[0], rel=1e-6, abs=1e-12)
-        optimizer.step()
-        schedule.step()
 
 
 def test_bf16_learns_as_well(tmp_path: Path) -> None:
@@ -1103,15 +1029,3 @@ def test_plateau_lets_the_rate_of_each_member_fall_by_itself(tmp_path: Path) -> 
         rates.append(expected)
     assert rates[0] != rates[1]
     assert_same_members(ensemble, train(tmp_path / "b", recipe=recipe, members=2))
-
-
-@given(st.lists(st.floats(0, 1), max_size=40), st.integers(1, 5))
-def test_plateaus_are_those_of_torch(errors: list[float], patience: int) -> None:
-    weight = torch.nn.Parameter(torch.zeros(1))
-    optimizer = torch.optim.SGD([weight], lr=1.0)
-    schedule = torch.optim.lr_scheduler.ReduceLROnPlateau(
-        optimizer, factor=0.5, patience=patience - 1, threshold=0.0, threshold_mode="abs", eps=0
-    )
-    for error in errors:
-        schedule.step(error)
-    assert optimizer.param_groups[0]["lr"] == 0.5 ** count_plateaus(errors, patience)
