@@ -8,6 +8,7 @@ import json
 import logging
 import platform
 import secrets
+import socket
 import ssl
 import time
 import warnings
@@ -251,6 +252,8 @@ def _explain(error: BaseException, address: str, settings: ClusterSettings) -> s
             "and name the certificates under [cluster.tls]"
         )
     told = [each.strerror for each in causes if isinstance(each, OSError) and each.strerror]
+    if not told and isinstance(error, OSError):
+        told = _ask_system(address)
     if told:
         reason = told[-1]
     elif isinstance(error, TimeoutError):
@@ -267,6 +270,17 @@ def _explain(error: BaseException, address: str, settings: ClusterSettings) -> s
         f"no Dask scheduler answers at {address} ({reason}); start one with `dask scheduler`, or "
         "leave --scheduler out to use this machine"
     )
+
+
+def _ask_system(address: str) -> list[str]:
+    """Return why there is no connection, if so: Dask forgets it when its time ends in an attempt."""
+    try:
+        with socket.create_connection(parse_host_port(address.rpartition("://")[2]), timeout=1):
+            return []
+    except ValueError:
+        return []
+    except OSError as error:
+        return [error.strerror] if error.strerror else []
 
 
 def _warn_of_clear_text(address: str, note: Callable[[str], None]) -> None:

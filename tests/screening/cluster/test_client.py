@@ -92,6 +92,16 @@ def test_a_scheduler_that_does_not_answer_is_named(
     assert_refused(ClusterSettings(scheduler=address), complaint)
 
 
+def test_the_reason_is_known_though_dask_had_no_time_to_learn_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(client, "CONNECT_SECONDS", 1e-6)
+    monkeypatch.setattr(client, "GRACE_SECONDS", PATIENCE)
+    assert_refused(
+        ClusterSettings(scheduler="tcp://127.0.0.1:9"), r"127\.0\.0\.1:9 \(Connection refused\)"
+    )
+
+
 @pytest.mark.parametrize("other", [serve_pages, listen_in_silence])
 def test_something_else_that_listens_there_is_not_waited_for_in_vain(
     other: type[Iterator[str]], monkeypatch: pytest.MonkeyPatch
