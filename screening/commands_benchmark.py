@@ -22,7 +22,7 @@ from screening.completion import complete_from
 from screening.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from screening.benchmark.data import DataSource
     from screening.benchmark.definitions import Benchmark, Budget
@@ -41,6 +41,9 @@ BENCHMARKS = (
     "known-only",
     "recipes",
 )
+ALL = "all"
+"""In place of a name: each of them."""
+
 BUDGETS = ("tiny", "cpu", "full")
 
 MOST_FAILURES = 5
@@ -49,7 +52,7 @@ MOST_FAILURES = 5
 
 def complete_benchmark(incomplete: str) -> list[str]:
     """Complete the name of a benchmark."""
-    return complete_from(BENCHMARKS, incomplete)
+    return complete_from((*BENCHMARKS, ALL), incomplete)
 
 
 def complete_budget(incomplete: str) -> list[str]:
@@ -72,7 +75,7 @@ def benchmark(
         typer.Argument(
             metavar="NAME",
             show_default=False,
-            help=f"What to repeat: {', '.join(BENCHMARKS)}.",
+            help=f"What to repeat: {', '.join(BENCHMARKS)}; or {ALL}, one after the other.",
             autocompletion=complete_benchmark,
         ),
     ],
@@ -94,7 +97,9 @@ def benchmark(
     out: Annotated[
         Path | None,
         typer.Option(
-            metavar="DIR", help="Folder for the report: results.json, README.md and plots."
+            metavar="DIR",
+            help="Folder for the report: results.json, README.md and plots; of all benchmarks, "
+            "for a folder of each.",
         ),
     ] = None,
     budget: Annotated[
@@ -143,27 +148,33 @@ def benchmark(
     reason and the others go on; the command then ends with exit code 7.
     """
     from screening.benchmark.data import DataSource
-    from screening.benchmark.definitions import find_benchmark, find_budget
+    from screening.benchmark.definitions import find_benchmarks, find_budget
     from screening.benchmark.engine import State, TrialsFailedError, survey
 
-    defined = find_benchmark(name)
+    defined = find_benchmarks(name)
     spent = find_budget(budget)
-    trials = defined.trials(spent)
-    chosen = _choose(trials, only)
+    chosen = _choose(defined, spent, only)
     results = work / spent  # so that a smaller budget leaves those of a larger one alone
     if list_trials:
-        _print_trials(survey(results, chosen))
+        _print_trials({each: survey(results, trials) for each, trials in chosen.items()})
         return
+
+    def report(each: Benchmark) -> bool:
+        """Write what there is of a benchmark; False if there is nothing."""
+        found = survey(results, each.trials(spent))
+        if out is None or all(standing.result is None for standing in found):
+            return False
+        _report(each, spent, found, out / each.name if name == ALL else out)
+        return True
+
     if report_only:
         if out is None:
             raise ConfigurationError("--report-only writes into a folder: name it with --out")
-        found = survey(results, trials)
-        if all(standing.result is None for standing in found):
+        if not any([report(each) for each in defined]):
             raise ConfigurationError(
-                f"{results / name} holds no result of {name}; is --work right? Without "
-                "--report-only the trials are run"
+                f"{results if name == ALL else results / name} holds no result of {name}; is "
+                "--work right? Without --report-only the trials are run"
             )
-        _report(defined, spent, found, out)
         return
     if data is None:
         raise ConfigurationError(
@@ -171,14 +182,19 @@ def benchmark(
             "says what it holds"
         )
     source = DataSource(data, work / "data", tuple(features or ()), note=say)
-    standings = _run(chosen, source, results, workers, check_device(device))
-    if out is not None:
-        _report(defined, spent, survey(results, trials), out)
-    failed = [standing.trial.name for standing in standings if standing.state is State.FAILED]
+    place = check_device(device)
+    failed = []
+    for each, trials in chosen.items():
+        if name == ALL:
+            say(f"{each.name}: {each.title}")
+        standings = _run(trials, source, results, workers, place)
+        report(each)
+        failed += [standing.trial.name for standing in standings if standing.state is State.FAILED]
     if failed:
         more = ", ..." if len(failed) > MOST_FAILURES else ""
+        count = sum(map(len, chosen.values()))
         raise TrialsFailedError(
-            f"{len(failed)} of {len(chosen)} trials failed: {', '.join(failed[:MOST_FAILURES])}"
+            f"{len(failed)} of {count} trials failed: {', '.join(failed[:MOST_FAILURES])}"
             f"{more}; the reasons stand above and in {results}, the same command tries them again"
         )
 
@@ -208,40 +224,48 @@ def _run(
         )
 
 
-def _choose(trials: Sequence[Trial], only: str | None) -> list[Trial]:
-    """Trials whose name has a pattern in it."""
-    chosen = [trial for trial in trials if only is None or fnmatchcase(trial.name, f"*{only}*")]
-    if not chosen:
+def _choose(
+    benchmarks: Sequence[Benchmark], budget: Budget, only: str | None
+) -> dict[Benchmark, list[Trial]]:
+    """Trials of benchmarks whose name has a pattern in it."""
+    trials = {each: each.trials(budget) for each in benchmarks}
+    chosen = {
+        each: [trial for trial in some if only is None or fnmatchcase(trial.name, f"*{only}*")]
+        for each, some in trials.items()
+    }
+    if not any(chosen.values()):
+        every = [trial for some in trials.values() for trial in some]
         raise ConfigurationError(
-            f'--only "{only}" is in the name of none of the {len(trials)} trials, such as '
-            f"{trials[0].name}; see --list"
+            f'--only "{only}" is in the name of none of the {len(every)} trials, such as '
+            f"{every[0].name}; see --list"
         )
-    return chosen
+    return {each: some for each, some in chosen.items() if some}
 
 
-def _print_trials(standings: Sequence[Standing]) -> None:
+def _print_trials(found: Mapping[Benchmark, Sequence[Standing]]) -> None:
     from screening.benchmark.data import TRAINING_ROWS
     from screening.benchmark.fitting import estimate_seconds
     from screening.benchmark.trial import HELD_OUT
 
-    rows = [["trial", "rows", "state", "core s", "held-out MAE"]]
-    left = 0.0
-    for each in standings:
-        trial, result = each.trial, each.result
-        seconds = estimate_seconds(trial, TRAINING_ROWS[trial.data])
-        left += seconds if result is None else 0.0
-        errors = None if result is None else result.test.get(HELD_OUT)
-        rows.append(
-            [
-                trial.name,
-                "all" if trial.train_rows is None else f"{trial.train_rows:,}",
-                str(each.state),
-                f"{seconds:,.0f}" if result is None else "",
-                f"{errors.mae:.4f} {result.unit}" if result and errors else "",
-            ]
-        )
-    print_table("", rows)
-    say(f"{len(standings)} trials, about {left:,.0f} core seconds left")
+    left: dict[Trial, float] = {}  # two benchmarks may have the same trial
+    for benchmark, standings in found.items():
+        rows = [["trial", "rows", "state", "core s", "held-out MAE"]]
+        for each in standings:
+            trial, result = each.trial, each.result
+            seconds = estimate_seconds(trial, TRAINING_ROWS[trial.data])
+            left[trial] = seconds if result is None else 0.0
+            errors = None if result is None else result.test.get(HELD_OUT)
+            rows.append(
+                [
+                    trial.name,
+                    "all" if trial.train_rows is None else f"{trial.train_rows:,}",
+                    str(each.state),
+                    f"{seconds:,.0f}" if result is None else "",
+                    f"{errors.mae:.4f} {result.unit}" if result and errors else "",
+                ]
+            )
+        print_table(benchmark.name if len(found) > 1 else "", rows)
+    say(f"{len(left)} trials, about {sum(left.values()):,.0f} core seconds left")
 
 
 def _report(benchmark: Benchmark, budget: Budget, standings: Sequence[Standing], out: Path) -> None:

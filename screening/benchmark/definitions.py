@@ -58,17 +58,20 @@ def find_budget(name: str) -> Budget:
     )
 
 
-def find_benchmark(name: str) -> Benchmark:
-    """Return a benchmark by name.
+def find_benchmarks(name: str) -> tuple[Benchmark, ...]:
+    """Return the benchmark of a name, or every one for "all".
 
     Raises:
         ConfigurationError: There is none of this name.
     """
+    if name == "all":
+        return tuple(BENCHMARKS.values())
     if name not in BENCHMARKS:
+        names = (*BENCHMARKS, "all")
         raise ConfigurationError(
-            f'no benchmark "{name}"{suggest(name, BENCHMARKS)} Benchmarks: {", ".join(BENCHMARKS)}.'
+            f'no benchmark "{name}"{suggest(name, names)} Benchmarks: {", ".join(names)}.'
         )
-    return BENCHMARKS[name]
+    return (BENCHMARKS[name],)
 
 
 @dataclass(frozen=True)

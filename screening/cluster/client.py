@@ -273,7 +273,7 @@ def _explain(error: BaseException, address: str, settings: ClusterSettings) -> s
 
 
 def _ask_system(address: str) -> list[str]:
-    """Return why there is no connection, if so: Dask forgets it when its time ends in an attempt."""
+    """Return why there is no connection, if so: Dask forgets it where its time ends meanwhile."""
     try:
         with socket.create_connection(parse_host_port(address.rpartition("://")[2]), timeout=1):
             return []

@@ -76,6 +76,27 @@ def test_only_runs_what_has_the_pattern_in_its_name(benchmark: Screening, tmp_pa
     assert none.exit_code == 2 and "--list" in none.stderr
 
 
+def test_all_benchmarks_are_run_and_reported_by_one_command(
+    benchmark: Screening, screening: Screening, tmp_path: Path
+) -> None:
+    work, out = tmp_path / "work", tmp_path / "out"
+    done = benchmark("all", "--out", out, "--only", "ridge-s0")
+    assert done.exit_code == 0, done.output
+    assert "table-3: Traditional regressors" in done.stderr
+    assert sorted(path.name for path in out.iterdir()) == ["table-3", "table-4"]
+    listed = benchmark("all", "--list")
+    assert listed.exit_code == 0 and "known-only" in listed.stdout
+    assert listed.stdout.count(" done ") == len(list(work.glob("tiny/*/*.json")))
+    again = screening(
+        *("benchmark", "all", "--work", work, "--budget", "tiny"),
+        *("--report-only", "--out", tmp_path / "again"),
+    )
+    assert again.exit_code == 0, again.output
+    assert sorted(path.name for path in (tmp_path / "again").iterdir()) == ["table-3", "table-4"]
+    nothing = screening("benchmark", "all", "--work", out, "--report-only", "--out", work)
+    assert nothing.exit_code == 2 and "holds no result of all" in nothing.stderr
+
+
 def test_given_features_are_used(benchmark: Screening, data: Path, tmp_path: Path) -> None:
     crystals = [
         crystal

@@ -16,7 +16,7 @@ from screening.benchmark.definitions import (
     VARIANTS,
     Benchmark,
     Budget,
-    find_benchmark,
+    find_benchmarks,
     find_budget,
     write_plain_17,
 )
@@ -128,10 +128,12 @@ def test_figure_5_is_of_the_trials_of_tables_2_and_3() -> None:
 
 def test_a_name_that_there_is_not_gets_the_nearest() -> None:
     with pytest.raises(ConfigurationError, match='did you mean "table-2"'):
-        find_benchmark("table2")
+        find_benchmarks("table2")
     with pytest.raises(ConfigurationError, match="there are: tiny, cpu, full"):
         find_budget("gpu")
-    assert find_benchmark("recipes").name == "recipes" and find_budget("cpu") == "cpu"
+    assert [each.name for each in find_benchmarks("recipes")] == ["recipes"]
+    assert [each.name for each in find_benchmarks("all")] == list(BENCHMARKS)
+    assert find_budget("cpu") == "cpu"
 
 
 def test_the_command_completes_what_there_is() -> None:
