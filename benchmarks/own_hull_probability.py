@@ -40,7 +40,7 @@ from screening.discovery_metrics import (
     roc_auc,
     score_probabilities,
 )
-from screening.feature_tables import featurize_structures, read_features
+from screening.feature_tables import featurize_structures, join_features, read_features
 from screening.hull import find_mixtures
 from screening.model_library import ScreeningModel, load_enthalpy_model
 from screening.phases import Phases, parse_formula
@@ -101,12 +101,10 @@ def find_features(rows: TrainingSet, tables: list[Path]) -> TrainingSet:
     """Featurize compounds, or take their features from tables that hold all of them."""
     assert rows.crystals is not None
     if tables:
-        parts = [read_features(path) for path in tables]
-        ids = [name for part in parts for name in part.ids]
-        return attach_features(rows, ids, np.concatenate([part.values for part in parts]), {})
+        return attach_features(rows, join_features([read_features(path) for path in tables]))
     with tempfile.TemporaryDirectory() as work:
         features = featurize_structures(rows.crystals, Path(work))
-    return attach_features(rows, features.ids, features.values, {})
+    return attach_features(rows, features)
 
 
 def place_compounds(rows: TrainingSet, references: Phases, loaded: LoadedModel) -> Compounds:

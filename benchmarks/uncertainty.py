@@ -32,7 +32,7 @@ from irnet.uncertainty import Uncertainty
 from screening.dataset import Protocol, TrainingSet, attach_features, read_formulas
 from screening.dataset import read_training_set as read_rows
 from screening.evaluation import featurize_ideal, read_evaluation_set
-from screening.feature_tables import read_features
+from screening.feature_tables import join_features, read_features
 from screening.model_library import ScreeningModel, load_model
 
 FOLDS = 5
@@ -235,14 +235,12 @@ def main() -> None:
     arguments = parse()
     model = load_model(arguments.model)
     excluded = Protocol(excluded_formulas=read_formulas(arguments.evaluation))
-    tables = [read_features(path) for path in arguments.features]
-    ids = [name for table in tables for name in table.ids]
-    values = np.concatenate([table.values for table in tables])
+    features = join_features([read_features(path) for path in arguments.features])
 
     training = read_rows(arguments.training, excluded)
     known = model.training_formulas.contains(training.formulas)
-    trained = attach_features(training.select(np.flatnonzero(known)), ids, values, {})
-    left_out = attach_features(training.select(np.flatnonzero(~known)), ids, values, {})
+    trained = attach_features(training.select(np.flatnonzero(known)), features)
+    left_out = attach_features(training.select(np.flatnonzero(~known)), features)
     if len(left_out) != model.card.data.held_out_rows:
         raise SystemExit(
             f"{len(left_out)} rows of the training files were not trained on, but the model has "
@@ -262,7 +260,7 @@ def main() -> None:
     others = read_rows(arguments.calibration, excluded)
     unknown = np.flatnonzero(~model.training_formulas.contains(others.formulas))
     drawn = draw(others.select(unknown), arguments.rows, arguments.seed)
-    drawn = attach_features(drawn, ids, values, {})
+    drawn = attach_features(drawn, features)
     assert drawn.features is not None
     hypothetical = predict(
         model,

@@ -481,8 +481,7 @@ def _read_compounds(
             features = featurize_structures(
                 data.crystals, work, engine=request.engine, run=run, progress=progress
             )
-        reasons = {failure.id: failure.reason for failure in features.failures}
-        data = attach_features(data, features.ids, features.values, reasons)
+        data = attach_features(data, features)
     table = table.loc[list(data.ids)]
     formulas, numbers, amounts = _arrange(data.formulas)
     return _Compounds(

@@ -31,7 +31,6 @@ from screening.dataset import (
 )
 from screening.errors import ConfigurationError, InputDataError, ModelError, OutputError
 from screening.feature_tables import (
-    Features,
     ParallelMap,
     ProgressCall,
     featurize_structures,
@@ -159,7 +158,7 @@ def fit_baselines(
     data = read_training_set(request.data, request.protocol)
     split_by_formula(data.formulas, request.holdout, request.seed)
     if request.features is not None and data.features is None:
-        data = _attach(data, read_features(request.features))
+        data = attach_features(data, read_features(request.features))
     if overwrite:
         clear_folder(request.out, _owned())
     _claim_folder(request, data)
@@ -169,7 +168,7 @@ def fit_baselines(
         features = featurize_structures(
             data.crystals, work, engine=request.engine, run=run, progress=progress
         )
-        data = _attach(data, features)
+        data = attach_features(data, features)
     dropped = "".join(f"; {count:,} left out: {why}" for why, count in data.dropped.items())
     say(f"{len(data):,} rows of data{dropped}")
     train_rows, held_rows = split_by_formula(data.formulas, request.holdout, request.seed)
@@ -390,11 +389,6 @@ def _measure(predicted: NDArray[np.float64], target: NDArray[np.float64]) -> Hel
         p90=metrics.error_quantile(predicted, target, 0.9),
         bias=metrics.bias(predicted, target),
     )
-
-
-def _attach(data: TrainingSet, features: Features) -> TrainingSet:
-    reasons = {failure.id: failure.reason for failure in features.failures}
-    return attach_features(data, features.ids, features.values, reasons)
 
 
 def _owned() -> frozenset[str]:

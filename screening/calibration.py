@@ -369,8 +369,7 @@ def _with_features(
         features = featurize_structures(
             data.crystals, work, engine=request.engine, run=run, progress=progress
         )
-    reasons = {failure.id: failure.reason for failure in features.failures}
-    return attach_features(data, features.ids, features.values, reasons)
+    return attach_features(data, features)
 
 
 def _judge_held_out(

@@ -29,6 +29,7 @@ from screening.classification import (
 )
 from screening.crystal import Crystal
 from screening.errors import InputDataError, suggest
+from screening.feature_tables import Features
 from screening.features.schema import FEATURES
 from screening.model_card import hash_file
 from screening.parquet import read_columns, read_frame, read_names, read_numbers
@@ -229,16 +230,12 @@ def read_training_set(paths: Sequence[Path], protocol: Protocol) -> TrainingSet:
     return whole
 
 
-def attach_features(
-    data: TrainingSet, ids: Sequence[str], values: NDArray[Any], reasons: Mapping[str, str]
-) -> TrainingSet:
-    """Join a feature table to the rows of a training set.
+def attach_features(data: TrainingSet, features: Features) -> TrainingSet:
+    """Join features to the rows of a training set.
 
     Args:
         data: The rows.
-        ids: Identifier of each feature row.
-        values: Shape (len(ids), 271).
-        reasons: Why a row has no features, by id; used to count the rows that go.
+        features: Of these rows and perhaps of others. Rows that failed are counted as such.
 
     Returns:
         The rows that have features, all finite, in the order of ``data``.
@@ -246,7 +243,8 @@ def attach_features(
     Raises:
         InputDataError: No row has features, or none has finite ones.
     """
-    position = {name: i for i, name in enumerate(ids)}
+    position = {name: i for i, name in enumerate(features.ids)}
+    reasons = {failure.id: failure.reason for failure in features.failures}
     kept = np.array([i for i, name in enumerate(data.ids) if name in position], dtype=np.int64)
     if not len(kept):
         raise InputDataError(
@@ -261,14 +259,14 @@ def attach_features(
         dropped["could not be featurized"] += failed
     if len(lost) > failed:
         dropped["not in the feature table"] += len(lost) - failed
-    features = np.asarray(values)[[position[data.ids[i]] for i in kept]].astype(np.float32)
-    joined = replace(data.select(kept), features=features, dropped=dict(dropped))
-    finite = np.flatnonzero(np.isfinite(features).all(axis=1))
+    values = features.values[[position[data.ids[i]] for i in kept]].astype(np.float32)
+    joined = replace(data.select(kept), features=values, dropped=dict(dropped))
+    finite = np.flatnonzero(np.isfinite(values).all(axis=1))
     if not len(finite):
-        column = FEATURES[int(np.flatnonzero(~np.isfinite(features[0]))[0])]
+        column = FEATURES[int(np.flatnonzero(~np.isfinite(values[0]))[0])]
         raise InputDataError(
             f"no row has features that are all finite: {column!r} of {joined.ids[0]!r} is "
-            f"{features[0][FEATURES.index(column)]:g}. Make the table with: screening featurize"
+            f"{values[0][FEATURES.index(column)]:g}. Make the table with: screening featurize"
         )
     return joined.select(finite, "feature that is not finite")
 

@@ -107,6 +107,20 @@ ParallelMap = Callable[
 """Runs a function on every chunk and the number of a worker; yields the answers in any order."""
 
 
+def join_features(parts: Sequence[Features]) -> Features:
+    """Put the features of several tables, at least one, after each other.
+
+    Args:
+        parts: The tables.
+    """
+    return Features(
+        tuple(name for part in parts for name in part.ids),
+        np.concatenate([part.values for part in parts]),
+        tuple(elements for part in parts for elements in part.imputed),
+        tuple(failure for part in parts for failure in part.failures),
+    )
+
+
 def featurize_structures(
     crystals: Sequence[Crystal],
     work: Path,

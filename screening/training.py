@@ -50,7 +50,6 @@ from screening.errors import (
 )
 from screening.evaluation import predict_all, score_predictions
 from screening.feature_tables import (
-    Features,
     ParallelMap,
     ProgressCall,
     featurize_structures,
@@ -493,7 +492,9 @@ def _join_features(data: TrainingSet, request: TrainingRequest) -> TrainingSet |
     """The rows with the features that data files or a feature table hold, None without either."""
     if data.features is not None:
         return data
-    return None if request.features is None else _attach(data, read_features(request.features))
+    if request.features is None:
+        return None
+    return attach_features(data, read_features(request.features))
 
 
 def _featurize(
@@ -507,7 +508,7 @@ def _featurize(
         run=run,
         progress=reporter.featurized,
     )
-    return _attach(data, features)
+    return attach_features(data, features)
 
 
 def _hold_out(data: TrainingSet, request: TrainingRequest) -> tuple[TrainingSet, TrainingSet]:
@@ -566,11 +567,6 @@ def _judge_classes(
         held_out=score_classes(probabilities, held.target, train.classes),
         forest=parameters,
     )
-
-
-def _attach(data: TrainingSet, features: Features) -> TrainingSet:
-    reasons = {failure.id: failure.reason for failure in features.failures}
-    return attach_features(data, features.ids, features.values, reasons)
 
 
 def _train_forest(train: TrainingSet, request: TrainingRequest) -> "Forest | None":

@@ -115,8 +115,7 @@ def read_rows(paths: list[Path], features: Path) -> TrainingSet:
         assert data.crystals is not None
         parts = features.with_suffix(".parts")
         write_features(featurize_structures(data.crystals, parts), features)
-    table = read_features(features)
-    return attach_features(data, table.ids, table.values, {})
+    return attach_features(data, read_features(features))
 
 
 def assign_roles(known: TrainingSet, other: TrainingSet, evaluated: set[str]) -> NDArray[np.str_]:

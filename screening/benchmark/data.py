@@ -49,10 +49,10 @@ from screening.feature_tables import (
     ParallelMap,
     ProgressCall,
     featurize_structures,
+    join_features,
     read_features,
 )
 from screening.features.schema import COMPOSITION_FEATURES, FEATURES
-from screening.features.table import Failure
 from screening.model_card import hash_file
 from screening.parquet import read_columns, read_frame, read_names
 
@@ -484,8 +484,7 @@ def _build_structures(files: Sequence[Path], source: DataSource) -> tuple[Arrays
     data = read_training_set(tables, protocol)
     assert data.crystals is not None
     features = _find_features(data.crystals, source, STRUCTURES)
-    reasons = {failure.id: failure.reason for failure in features.failures}
-    data = attach_features(data, features.ids, features.values, reasons)
+    data = attach_features(data, features)
     assert data.crystals is not None and data.features is not None
     other = ("proto", "provenance", "e_above_hull_2018")
     columns: dict[str, list[Any]] = {name: [] for name in ("id", *other)}
@@ -607,10 +606,7 @@ _BUILDERS: Final[
 
 
 def _find_features(crystals: Sequence[Crystal], source: DataSource, name: str) -> Features:
-    """Features of crystals, in their order: from the tables given, the others computed."""
-    values = np.full((len(crystals), len(FEATURES)), np.nan)
-    place = {crystal.id: row for row, crystal in enumerate(crystals)}
-    reasons: dict[str, str] = {}
+    """Features of crystals, perhaps among others: from the tables given, the others computed."""
     parts = [read_features(path) for path in source.features]
     given = {name for part in parts for name in part.ids}
     given |= {failure.id for part in parts for failure in part.failures}
@@ -623,19 +619,7 @@ def _find_features(crystals: Sequence[Crystal], source: DataSource, name: str) -
                 left, _parts_folder(source, name), run=source.run, progress=source.progress
             )
         )
-    for part in parts:
-        rows = [(place[each], row) for row, each in enumerate(part.ids) if each in place]
-        if rows:
-            to, of = np.array(rows).T
-            values[to] = part.values[of]
-        reasons |= {each.id: each.reason for each in part.failures if each.id in place}
-    kept = [row for row, crystal in enumerate(crystals) if crystal.id not in reasons]
-    return Features(
-        tuple(crystals[row].id for row in kept),
-        values[kept],
-        ("",) * len(kept),
-        tuple(Failure(each, reason) for each, reason in reasons.items()),
-    )
+    return join_features(parts)
 
 
 def _parts_folder(source: DataSource, name: str) -> Path:

@@ -18,7 +18,9 @@ from screening.dataset import (
     split_by_formula,
 )
 from screening.errors import InputDataError
+from screening.feature_tables import Features
 from screening.features.schema import FEATURES
+from screening.features.table import Failure
 
 CELL = [4.0, 0, 0, 0, 4.0, 0, 0, 0, 4.0]
 
@@ -149,14 +151,15 @@ def test_features_join_by_id_and_every_row_is_accounted_for(tmp_path: Path) -> N
     data = read_training_set([structures(tmp_path / "d.parquet")], Protocol())
     values = np.zeros((2, len(FEATURES)))
     values[0] = 1
-    joined = attach_features(data, ["c", "x"], values, {"a": "no cell"})
+    failures = (Failure("a", "no cell"),)
+    joined = attach_features(data, Features(("c", "x"), values, ("", ""), failures))
     assert joined.ids == ("c",)
     assert joined.features is not None
     assert joined.features[0, 0] == 1
     assert joined.dropped == {"could not be featurized": 1, "not in the feature table": 1}
     values[0, 5] = np.inf
     with pytest.raises(InputDataError, match="none of the rows has features"):
-        attach_features(data, ["x", "y"], values, {})
+        attach_features(data, Features(("x", "y"), values, ("", ""), ()))
 
 
 @given(
