@@ -278,7 +278,7 @@ def replace_place(
         kept = of_machine if settings.type is ClusterType.LOCAL else {"dashboard"}
         values = {name: value for name, value in values.items() if name in kept}
         if (settings.gpus or 0) > workers:
-            del values["gpus"]
+            values.pop("gpus", None)
     elif given:
         values = {name: value for name, value in values.items() if name in ("dashboard", "tls")}
     values |= given

@@ -80,6 +80,10 @@ def test_options_take_the_place_of_what_the_table_says() -> None:
     table = read_cluster({**JOB, "dashboard": "127.0.0.1:0", "queue": "q"}, "c.toml")
     assert replace_place(table) == table
     assert replace_place(table, workers=2) == ClusterSettings(workers=2, dashboard="127.0.0.1:0")
+    for with_gpus in ({**JOB, "gpus": 1}, {"type": "cuda", "gpus": 4}):
+        assert replace_place(read_cluster(with_gpus, "c.toml"), workers=0) == ClusterSettings(
+            workers=0
+        )
     there = replace_place(table, scheduler="tcp://a:1", dashboard="127.0.0.1:1")
     assert there == ClusterSettings(scheduler="tcp://a:1", dashboard="127.0.0.1:1")
 
