@@ -595,7 +595,7 @@ def _models(manifest: Mapping[str, Any], scored: _Scored) -> list[str]:
     title = "<h2>IRNet beside the Random Forest</h2>"
     comparison = manifest["comparison"]
     if comparison is None:
-        return [title, build_paragraph("The model has no Random Forest to compare with.")]
+        return [title, build_paragraph(_explain_no_comparison(scored))]
     correlations = {
         f"rank correlation, {name}": "" if value is None else f"{value:.3f}"
         for name, value in (
@@ -651,6 +651,18 @@ def _models(manifest: Mapping[str, Any], scored: _Scored) -> list[str]:
         )
         parts.append(build_table(differing, caption, words=differing[0][:2]))
     return parts
+
+
+def _explain_no_comparison(scored: _Scored) -> str:
+    """Say why a campaign's ranking is not compared with the Random Forest's."""
+    if len(scored.new) == 0:
+        return "No candidate could be scored."
+    if "Random Forest" not in scored.by_model:
+        return "The model has no Random Forest to compare with."
+    return (
+        "Not compared: the candidates that are best by the Random Forest may be among those that "
+        "were not kept."
+    )
 
 
 @dataclass(frozen=True, eq=False)

@@ -391,11 +391,22 @@ def test_without_a_forest_there_is_nothing_to_compare(tiny_model: Path, tmp_path
     assert "nan" not in report.words
 
 
+def test_of_the_best_alone_the_models_are_not_compared(
+    calibrated_model: Path, tmp_path: Path
+) -> None:
+    folder = run(tmp_path / "a", calibrated_model, "--competitors", "none", "--keep-top", "30")
+    report = Report.read(folder / "report.html")
+    assert "no Random Forest" not in report.words
+    assert "Not compared: the candidates that are best by the Random Forest" in report.words
+    assert "RF rank" in report.table("Best 30 of")[0]
+
+
 def test_a_campaign_without_a_candidate_left_is_told_too(tiny_model: Path, tmp_path: Path) -> None:
     never = "formation_enthalpy_ev_per_atom <= -1000"
     folder = run(tmp_path / "a", tiny_model, "--competitors", "none", "--require", never)
     report = Report.read(folder / "report.html")
     assert "No candidate could be scored" in report.words
+    assert "no Random Forest" not in report.words
     assert report.steps["scored and ranked"]["candidates"] == "0"
 
 
