@@ -76,7 +76,7 @@ def evaluate(
     from screening.columns import written_atomically
     from screening.evaluation import evaluate_model, read_evaluation_set, tabulate
     from screening.model_card import write_card
-    from screening.model_library import load_model
+    from screening.model_library import ENTHALPY_UNIT, load_model
 
     if out is not None:
         check_output(out, overwrite)
@@ -101,7 +101,8 @@ def evaluate(
             "--exclude-formulas"
         )
     for geometry in ("relaxed", "ideal"):
-        rows = tabulate(evaluation, "relaxed" if geometry == "relaxed" else "ideal")
+        shown: Geometry = "relaxed" if geometry == "relaxed" else "ideal"
+        rows = tabulate(evaluation, shown, paper=loaded.unit == ENTHALPY_UNIT)
         if len(rows) > 1:
             as_given = compounds.kinds is None
             where = "as given" if as_given else f"{geometry} geometry"
@@ -140,7 +141,7 @@ def show_model(
 ) -> None:
     """Show the card of a model."""
     from screening.model_card import read_card
-    from screening.model_library import find_model, model_files, read_unit
+    from screening.model_library import ENTHALPY_UNIT, find_model, model_files, read_unit
 
     folder = find_model(model)
     card = read_card(folder)
@@ -150,7 +151,7 @@ def show_model(
     size = sum(path.stat().st_size for path in model_files(folder)) / 1e6
     unit = read_unit(folder)
     _print_card(card, f"{size:.1f} MB", unit)
-    _print_making(card)
+    _print_making(card, unit)
     print_scores(card.held_out, "held-out rows", unit)
     print_classification(card.classification)
     measured = {"evaluation set": card.evaluation, "cross-validation": card.cross_validation}
@@ -160,7 +161,7 @@ def show_model(
 
         scheme = None if schemes else "all"
         for geometry in GEOMETRIES:
-            rows = tabulate(evaluation, geometry, scheme)
+            rows = tabulate(evaluation, geometry, scheme, paper=unit == ENTHALPY_UNIT)
             if len(rows) > 1:
                 print_table(f"{name}, {geometry} geometry, {unit}", rows)
     if card.calibration is not None:
@@ -200,6 +201,7 @@ def bundle(
 ) -> None:
     """Make a model small: rounded weights and a pruned forest, with the cost in error measured."""
     from screening.compression import bundle_model
+    from screening.model_library import read_unit
 
     if bits not in (6, 8):
         raise ConfigurationError(f"--bits is {bits}; weights are stored in 8 or 6 bits")
@@ -219,7 +221,7 @@ def bundle(
     say(
         f"{destination}: {cost.bytes_after / 1e6:.1f} MB (was {cost.bytes_before / 1e6:.1f}); on "
         f"{cost.rows:,} rows the networks' MAE went from {cost.irnet_mae_before:.4f} to "
-        f"{cost.irnet_mae_after:.4f} eV/atom"
+        f"{cost.irnet_mae_after:.4f} {read_unit(destination)}"
         + (
             f", the forest's from {cost.random_forest_mae_before:.4f} to "
             f"{cost.random_forest_mae_after:.4f}"
@@ -285,8 +287,13 @@ def print_reliability(reliabilities: Sequence[Reliability], title: str) -> None:
         print_table(title, rows)
 
 
-def _print_making(card: Card) -> None:
-    """Print how a model was made: recipe, time, data files, forest, and what compression cost."""
+def _print_making(card: Card, unit: str) -> None:
+    """Print how a model was made: recipe, time, data files, forest, and what compression cost.
+
+    Args:
+        card: The model's card.
+        unit: Unit of its errors.
+    """
     training, cost = card.training, card.compression
     recipe = training.recipe
     seconds = ", ".join(f"{stage} {value:,.0f} s" for stage, value in training.seconds.items())
@@ -312,8 +319,8 @@ def _print_making(card: Card) -> None:
         )
         lines.append(
             f"compression ({cost.weights}): MAE on {cost.rows:,} {cost.measured_on}: networks "
-            f"{cost.irnet_mae_before:.4f} to {cost.irnet_mae_after:.4f}{forest} eV/atom; largest "
-            f"change of the networks {cost.largest_irnet_change:.4f} eV/atom"
+            f"{cost.irnet_mae_before:.4f} to {cost.irnet_mae_after:.4f}{forest} {unit}; largest "
+            f"change of the networks {cost.largest_irnet_change:.4f} {unit}"
         )
     for line in lines:
         echo(fill(line, 100, initial_indent="  ", subsequent_indent="    "))

@@ -224,6 +224,7 @@ def test_a_model_of_another_target_is_calibrated_on_its_own(
     measured = screening("evaluate", model, compounds, "--device", "cpu")
     assert measured.exit_code == 0, measured.output
     assert "ideal geometry, eV\n" in re.sub(" +\n", "\n", measured.stdout)
+    assert "paper" not in measured.stdout, "its errors are those of formation enthalpies"
     shown = screening("models", "show", model)
     assert "eV/atom\n" not in re.sub(" +\n", "\n", shown.stdout)
 

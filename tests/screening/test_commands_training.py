@@ -206,7 +206,7 @@ def test_options_reach_the_recipe_and_the_weights(
 
 
 def test_any_column_of_numbers_is_learnt_in_its_unit(
-    train: Callable[..., Result], table: Path, tmp_path: Path
+    screening: Callable[..., Result], train: Callable[..., Result], table: Path, tmp_path: Path
 ) -> None:
     rows = pd.read_parquet(table)
     rows["dE_matbench"] = 1.0
@@ -224,6 +224,13 @@ def test_any_column_of_numbers_is_learnt_in_its_unit(
     assert len(ensemble["members"][0]["history"]) == 1
     refused = train(table, "--target", "gap")
     assert refused.exit_code == 3, "every row is doubtful as an energy"
+
+    model, small = tmp_path / "model", tmp_path / "small"
+    bundled = screening("models", "bundle", model, small, "--nodes", 3000)
+    assert bundled.exit_code == 0, bundled.output
+    shown = screening("models", "show", small)
+    assert " eV; largest change of the networks " in " ".join(shown.stdout.split())
+    assert "eV/atom" not in bundled.stderr + shown.stdout
 
 
 def test_training_begins_from_another_models_networks(
