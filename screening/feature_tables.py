@@ -8,6 +8,7 @@ computed again.
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -297,7 +298,7 @@ def read_features(path: Path) -> Features:
         The features; ``imputed`` is empty for every row.
 
     Raises:
-        InputDataError: The file cannot be read or lacks a column.
+        InputDataError: The file cannot be read, lacks a column or repeats an id.
     """
     present = read_names(path)
     for column in ("id", *FEATURES):
@@ -309,6 +310,9 @@ def read_features(path: Path) -> Features:
     table = read_frame(path, ["id", *FEATURES])
     values = read_numbers(table[list(FEATURES)], path)
     ids = tuple(map(str, table["id"]))
+    if len(set(ids)) < len(ids):
+        name, count = Counter(ids).most_common(1)[0]
+        raise InputDataError(f"{path} has {count} rows of the id {name!r}. Make ids unique.")
     failed = beside(path, "failures")
     failures: tuple[Failure, ...] = ()
     if failed.exists():

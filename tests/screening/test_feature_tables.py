@@ -108,6 +108,15 @@ def test_a_missing_column_is_named(tmp_path: Path) -> None:
         read_features(tmp_path / "x.parquet")
 
 
+def test_rows_of_one_id_are_refused(tmp_path: Path) -> None:
+    write_features(featurize_structures(CRYSTALS[:1], tmp_path / "p"), tmp_path / "x.parquet")
+    table = pd.read_parquet(tmp_path / "x.parquet")
+    changed = table.assign(**{FEATURES[0]: 5.0})
+    pd.concat([table, changed]).to_parquet(tmp_path / "x.parquet")
+    with pytest.raises(InputDataError, match=r"has 2 rows of the id"):
+        read_features(tmp_path / "x.parquet")
+
+
 def test_unknown_engines_and_unwritable_folders(tmp_path: Path) -> None:
     with pytest.raises(InputDataError, match='did you mean "matminer"'):
         featurize_structures(CRYSTALS, tmp_path, engine="matminr")  # type: ignore[arg-type]
