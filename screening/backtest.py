@@ -36,6 +36,7 @@ from screening.dataset import (
     attach_features,
     read_energies,
     read_training_set,
+    refuse_second_features,
     require_columns,
 )
 from screening.discovery_metrics import (
@@ -473,6 +474,7 @@ def _read_compounds(
                 "with the energy above hull, or leave --label out to compute it"
             )
         data = data.select(np.flatnonzero(labelled), f"no {request.label}")
+    refuse_second_features(data, request.features)
     if data.features is None:
         if request.features is not None:
             features = read_features(request.features)

@@ -27,6 +27,7 @@ from screening.dataset import (
     TrainingSet,
     attach_features,
     read_training_set,
+    refuse_second_features,
     split_by_formula,
 )
 from screening.errors import ConfigurationError, InputDataError, ModelError, OutputError
@@ -157,7 +158,8 @@ def fit_baselines(
         find_baseline(kind)
     data = read_training_set(request.data, request.protocol)
     split_by_formula(data.formulas, request.holdout, request.seed)
-    if request.features is not None and data.features is None:
+    refuse_second_features(data, request.features)
+    if request.features is not None:
         data = attach_features(data, read_features(request.features))
     if overwrite:
         clear_folder(request.out, _owned())

@@ -13,7 +13,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from screening.dataset import Protocol, TrainingSet, attach_features, read_training_set
+from screening.dataset import (
+    Protocol,
+    TrainingSet,
+    attach_features,
+    read_training_set,
+    refuse_second_features,
+)
 from screening.errors import ConfigurationError, InputDataError, ModelError
 from screening.evaluation import predict_all
 from screening.feature_tables import (
@@ -360,6 +366,7 @@ def _with_features(
     run: ParallelMap | None,
     progress: ProgressCall | None,
 ) -> TrainingSet:
+    refuse_second_features(data, request.features)
     if data.features is not None:
         return data
     if request.features is not None:

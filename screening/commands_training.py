@@ -339,6 +339,11 @@ def train(
         train_model,
     )
 
+    if forest_like is not None and not forest:
+        raise ConfigurationError(
+            f"--forest-like {forest_like} is for a Random Forest, and --no-forest trains none; "
+            "leave one of them out"
+        )
     given: dict[str, Any] = {
         "architecture": architecture,
         "activation": activation,
@@ -564,8 +569,13 @@ def read_sources(path: Path) -> tuple[Source, ...]:
     from screening.model_card import Source
 
     try:
-        entries = tomllib.loads(path.read_text(encoding="utf-8")).get("source", [])
-        return tuple(Source.model_validate(entry) for entry in entries)
+        tables = tomllib.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(tables.get("source"), list) or len(tables) > 1:
+            raise ConfigurationError(
+                f"{path} must hold tables called [[source]] and nothing else; it has "
+                f"{', '.join(tables) or 'nothing'}"
+            )
+        return tuple(Source.model_validate(entry) for entry in tables["source"])
     except OSError as error:
         raise ConfigurationError(f"cannot read {path}: {error.strerror}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:

@@ -230,6 +230,23 @@ def read_training_set(paths: Sequence[Path], protocol: Protocol) -> TrainingSet:
     return whole
 
 
+def refuse_second_features(data: TrainingSet, table: Path | None) -> None:
+    """Refuse a feature table for rows whose files hold features already.
+
+    Args:
+        data: The rows.
+        table: The feature table that was given, or None.
+
+    Raises:
+        InputDataError: Both are there: which ones count cannot be told.
+    """
+    if table is not None and data.features is not None:
+        raise InputDataError(
+            f"--features {table}: the data files hold features themselves. Leave --features out, "
+            "or give files of structures."
+        )
+
+
 def attach_features(data: TrainingSet, features: Features) -> TrainingSet:
     """Join features to the rows of a training set.
 
@@ -321,7 +338,9 @@ def read_formulas(path: Path) -> frozenset[str]:
         else:
             lines = path.read_text().splitlines()
             listed = [line.strip() for line in lines if line.strip()]
-    except (OSError, UnicodeDecodeError, pd.errors.ParserError) as error:
+    except (
+        OSError, UnicodeDecodeError, pd.errors.ParserError, pd.errors.EmptyDataError
+    ) as error:  # fmt: skip
         raise InputDataError(f"cannot read formulas from {path}: {error}") from error
     return frozenset(reduce_formula(str(name), where=path) for name in listed)
 
@@ -431,6 +450,11 @@ def _read_file(path: Path, protocol: Protocol) -> TrainingSet:
     require_columns(columns, [*light_columns, *needed], path)
     optional = [name for name in (CROSS_CHECK_COLUMN, STRUCTURE_TYPE_COLUMN) if name in columns]
     light = read_frame(path, list(dict.fromkeys([*light_columns, *optional])))
+    if has_features and protocol.max_sites is not None:
+        raise InputDataError(
+            f"{path} holds features, which do not say how many sites a structure has: give the "
+            "structures (with --features, if they are featurized), or leave --max-sites out."
+        )
     source = DataFile(path.name, hash_file(path), len(light))
     ids = [str(name) for name in read_columns(path, ["id"])["id"].to_pylist()]
     target, classes = _read_target(light[protocol.target], path, protocol)

@@ -39,6 +39,7 @@ from screening.dataset import (
     TrainingSet,
     attach_features,
     read_training_set,
+    refuse_second_features,
     split_by_formula,
 )
 from screening.errors import (
@@ -490,6 +491,7 @@ def _read_initial(request: TrainingRequest) -> "Ensemble | None":
 
 def _join_features(data: TrainingSet, request: TrainingRequest) -> TrainingSet | None:
     """The rows with the features that data files or a feature table hold, None without either."""
+    refuse_second_features(data, request.features)
     if data.features is not None:
         return data
     if request.features is None:

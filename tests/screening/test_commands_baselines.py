@@ -210,7 +210,7 @@ def test_options_change_what_is_fitted(fit: Callable[..., Result], tmp_path: Pat
 
 
 def test_features_are_joined_and_sites_limited(
-    screening: Screening, training_data: Path, tmp_path: Path
+    screening: Screening, training_data: Path, table: Path, tmp_path: Path
 ) -> None:
     features = tmp_path / "f.parquet"
     assert screening("featurize", training_data, "--out", features, "--workers", 0).exit_code == 0
@@ -231,6 +231,12 @@ def test_features_are_joined_and_sites_limited(
     assert none.exit_code == 3
     assert "no row is left" in none.stderr
     assert "engine" in fit_ridge("slow", "--engine", "slow").stderr
+    twice = screening(
+        "baselines", "fit", table, "--kind", "ridge", "--features", features,
+        "--out", tmp_path / "twice",
+    )  # fmt: skip
+    assert twice.exit_code == 3
+    assert "the data files hold features themselves" in twice.stderr
 
 
 def test_workers_say_how_many_fits_run_at_a_time(

@@ -165,6 +165,24 @@ def test_bad_training_input_ends_in_one_message_and_its_code(
     assert not (tmp_path / "model").exists()
 
 
+def test_options_that_would_change_nothing_are_refused(
+    train: Callable[..., Result], table: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "typo.toml").write_text('[[sources]]\nwhat = "w"\ncitation = "c"\nlicence = "l"\n')
+    (tmp_path / "empty.toml").write_text("")
+    for options, code, complaint in (
+        (("--max-sites", 2), 3, "do not say how many sites"),
+        (("--features", table), 3, "the data files hold features themselves"),
+        (("--forest-like", "default"), 2, "--no-forest trains none"),
+        (("--sources", tmp_path / "typo.toml"), 2, "called [[source]] and nothing else; it has s"),
+        (("--sources", tmp_path / "empty.toml"), 2, "it has nothing"),
+    ):
+        result = train(table, *options)
+        assert result.exit_code == code, result.output
+        assert complaint in result.stderr
+        assert not (tmp_path / "model").exists()
+
+
 def test_options_reach_the_recipe_and_the_weights(
     train: Callable[..., Result], table: Path, tmp_path: Path
 ) -> None:

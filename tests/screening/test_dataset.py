@@ -198,6 +198,9 @@ def test_formulas_that_are_none(tmp_path: Path) -> None:
         read_formulas(tmp_path / "f.txt")
     with pytest.raises(InputDataError, match="cannot read"):
         read_formulas(tmp_path / "none.txt")
+    (tmp_path / "empty.csv").write_text("")
+    with pytest.raises(InputDataError, match="cannot read formulas"):
+        read_formulas(tmp_path / "empty.csv")
     pd.DataFrame({"formulas": ["NaCl"]}).to_csv(tmp_path / "f.csv")
     with pytest.raises(InputDataError, match='did you mean "formulas"'):
         read_formulas(tmp_path / "f.csv")
