@@ -20,12 +20,14 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
 from heapq import nsmallest
-from itertools import zip_longest
+from itertools import islice, zip_longest
 from math import inf, isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from screening.enumerate import Shard
@@ -717,9 +719,30 @@ def _add_up(folder: RunFolder, driver: Driver | None, state: State) -> CampaignS
         ) from error
     runs = manifest.get("runs", [])
     elapsed = max(0.0, sum(run["wall_seconds"] for run in runs)) if runs else None
+    best = _read_best(folder) if folder.is_ranked else None
     return status.model_copy(
-        update={"elapsed_seconds": elapsed, "candidates_per_second": None, "seconds_left": None}
+        update={
+            "elapsed_seconds": elapsed,
+            "candidates_per_second": None,
+            "seconds_left": None,
+            "best": status.best if best is None else best,
+        }
     )
+
+
+def _read_best(folder: RunFolder) -> tuple[BestRow, ...] | None:
+    """Read the best rows of a ranking: receipts show those of the order that shards began with.
+
+    Returns:
+        The rows; None if the file is damaged.
+    """
+    try:
+        with pq.ParquetFile(folder.ranking_path) as file:
+            batches = file.iter_batches(MOST_BEST, columns=list(BestRow.model_fields))
+            rows = [row for batch in islice(batches, 1) for row in batch.to_pylist()]
+        return tuple(map(_read_row, rows))
+    except (OSError, pa.ArrowException, ValueError, KeyError):
+        return None
 
 
 def _read_quarantine(folder: RunFolder, shard: Shard) -> tuple[str, int] | None:

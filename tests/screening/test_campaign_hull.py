@@ -442,6 +442,16 @@ def test_a_calibrated_model_ranks_by_probability(
     after = sorted(path.stat().st_mtime_ns for path in (tmp_path / "a" / "shards").iterdir())
     assert before == after
 
+    other = run(
+        tmp_path / "a", calibrated_model, "--references", str(references),
+        "--stable-within", "0.2", "--rank-by", "formation-enthalpy",
+    )  # fmt: skip
+    assert other.exit_code == 0, other.output
+    status = json.loads(CliRunner().invoke(app, ["status", str(tmp_path / "a"), "--json"]).stdout)
+    assert [(row["prototype"], row["candidate"]) for row in status["best"]] == list(
+        read(tmp_path / "a")[["prototype", "candidate"]].head(10).itertuples(index=False, name=None)
+    )
+
 
 def test_results_are_filtered_ordered_and_thinned_on_request(against_references: Path) -> None:
     def show(*options: str) -> str:
