@@ -293,7 +293,8 @@ def hull(
     """Let a finished campaign's candidates compete with other phases.
 
     Their energies are taken over; energies above hull, probabilities and the ranking are new.
-    Options that are not given stay as they were in the campaign.
+    Options that are not given stay as they were in the campaign, but for these: references take
+    the place of predicted phases and these that of references, unless both options are given.
     """
     from screening.folder import RunFolder
     from screening.manifest import restore_spaces

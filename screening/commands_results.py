@@ -53,7 +53,11 @@ WithOption = Annotated[
     ),
 ]
 NewOption = Annotated[
-    bool, typer.Option("--new", help="Leave out compositions that the model was trained on.")
+    bool,
+    typer.Option(
+        "--new",
+        help="Leave out known compositions: of the model's training data or the references.",
+    ),
 ]
 DiverseOption = Annotated[
     bool,
