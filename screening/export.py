@@ -97,8 +97,9 @@ def export_candidates(
     from pymatgen.io.vasp import Poscar
 
     from prototypes import ATOMIC_NUMBERS, PrototypeError, build_structure
+    from prototypes.elements import formula_ranks
 
-    files, failures = [], []
+    files, failures, ranks = [], [], formula_ranks()
     with warnings.catch_warnings():
         # Noble gases have no electronegativity, as pymatgen says whenever it sorts a formula.
         warnings.filterwarnings("ignore", message="No Pauling electronegativity")
@@ -120,7 +121,8 @@ def export_candidates(
                 comment = make_printable(
                     f"{row['formula']} {row['prototype']} rank {row['rank']}".replace("\n", " ")
                 )
-                ordered = structure.get_sorted_structure()
+                # of pymatgen's own order noble gases, without electronegativity, make no order
+                ordered = structure.get_sorted_structure(key=lambda site: ranks[site.specie.Z])
                 path, text = folder / f"{name}.vasp", Poscar(ordered, comment=comment).get_str()
             with written_atomically(path) as temporary:
                 temporary.write_text(text, encoding="utf-8")

@@ -50,6 +50,19 @@ def test_files_of_an_earlier_export_stay_and_are_named(tmp_path: Path) -> None:
     assert first.files[1].is_file()
 
 
+def test_atoms_of_an_element_stand_together_in_a_poscar(tmp_path: Path) -> None:
+    sites = {"A": "Cs", "B": "Al", "C": "Zr", "X": "He"}
+    row = {"rank": 1, "prototype": "double_perovskite", "formula": "Cs2ZrAlHe6"}
+    row |= {f"site_{role}": symbol for role, symbol in sites.items()}
+    prototypes = {"double_perovskite": find_prototype("double_perovskite")}
+    exported = export_candidates(
+        pa.Table.from_pylist([row]), prototypes, tmp_path, ExportFormat.POSCAR
+    )
+    lines = exported.files[0].read_text().splitlines()
+    assert lines[5].split() == ["Cs", "Zr", "Al", "He"]
+    assert [int(count) for count in lines[6].split()] == [2, 1, 1, 6]
+
+
 def test_csv_holds_the_rows(tmp_path: Path) -> None:
     table = pa.Table.from_pylist(ROWS)
     exported = export_candidates(table, PROTOTYPES, tmp_path, ExportFormat.CSV)
