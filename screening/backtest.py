@@ -384,7 +384,8 @@ def label_by_references(
     own = {formula: row for row, formula in enumerate(phases.formulas.tolist())}
     reduced, numbers, amounts = _arrange(formulas)
     place = np.array([own.get(formula, -1) for formula in reduced.tolist()])
-    lower = (place >= 0) & (phases.energies[place, 0] < energies - SAME_ENERGY)
+    listed = np.append(phases.energies[:, 0], np.inf)[place]  # -1 is the last
+    lower = listed < energies - SAME_ENERGY
     numbered = replace(phases, identities=np.arange(1, len(phases) + 1, dtype=np.uint64))
     identities = np.where(lower, 0, place + 1).astype(np.uint64)
     mixtures = find_mixtures(numbered, numbers, amounts, identities)

@@ -119,6 +119,8 @@ def test_labels_are_those_of_pymatgen() -> None:
         expected = diagram.get_phase_separation_energy(entry)
         assert value == pytest.approx(expected, abs=1e-6), entry.name
     assert label.min() < -0.01 < 0.1 < label.max()
+    alone = label_by_references(Phases.of([], np.empty((0, 1))), ["Li2O"], np.array([-2.0]))
+    assert alone.tolist() == [-2.0], "elements compete always"
     polymorph = label_by_references(phases, ["FeLiO2", "LiO2"], np.array([-1.6, -0.5]))
     expected = diagram.get_e_above_hull(PDEntry(Composition("LiFeO2"), -1.6 * 4))
     assert polymorph[0] == pytest.approx(expected, abs=1e-6)
