@@ -17,6 +17,7 @@ from rich.text import Text
 
 from screening.printing import make_printable
 from screening.status import State
+from screening.terminal import format_probability
 
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
@@ -126,7 +127,7 @@ def describe_row(row: BestRow) -> str:
         worth = "" if enthalpy is None else f", {enthalpy:.3f} eV/atom"
     else:
         worth = f", {energy:+.3f} eV/atom above hull"
-    stable = "" if row.p_stable is None else f", p stable {row.p_stable:.2f}"
+    stable = "" if row.p_stable is None else f", p stable {format_probability(row.p_stable)}"
     return f"{write_line(row.formula)} ({write_line(row.prototype)}{worth}{stable})"
 
 
@@ -258,7 +259,7 @@ class StatusScreen:
             cells = [f"{place}", write_line(row.formula)]
             cells += [_shorten(row.prototype, 24)] * several
             if on_hull:
-                cells += [_write_hull(row), _write(row.p_stable, 2)]
+                cells += [_write_hull(row), format_probability(row.p_stable)]
             table.add_row(*map(Text, cells), _write(row.formation_enthalpy_ev_per_atom))
         return table
 
@@ -310,8 +311,8 @@ def _shorten(text: str, width: int) -> str:
     return text if len(text) <= width else f"{text[: width - 1]}…"
 
 
-def _write(number: float | None, digits: int = 3) -> str:
-    return "-" if number is None else f"{number:.{digits}f}"
+def _write(energy: float | None) -> str:
+    return "-" if energy is None else f"{energy:.3f}"
 
 
 def _write_hull(row: BestRow) -> str:

@@ -15,7 +15,7 @@ from typing import Final
 from screening.page import build_paragraph, build_table
 from screening.status import SILENCE_SECONDS, CampaignStatus, State, WorkerStatus
 from screening.status_screen import format_seconds
-from screening.terminal import describe_order
+from screening.terminal import describe_order, format_probability
 
 MOST_WORKERS: Final = 24
 """Workers that are listed; the rest are added up."""
@@ -203,7 +203,7 @@ def build_best(status: CampaignStatus) -> str:
             _format_energy(
                 row.energy_above_hull_ev_per_atom, row.energy_above_hull_std_ev_per_atom
             ),
-            "" if row.p_stable is None else f"{row.p_stable:.2f}",
+            "" if row.p_stable is None else format_probability(row.p_stable),
         ]
         for place, row in enumerate(status.best, start=1)
     ]

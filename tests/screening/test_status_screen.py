@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
+from screening.cluster.panels import build_best
 from screening.enumerate import Shard
 from screening.folder import BEST_COLUMNS, Receipt
 from screening.settings import RankBy
@@ -82,6 +83,15 @@ def test_lines_say_how_far_it_is_and_what_came_out(status: CampaignStatus) -> No
     assert describe_state(status) == (
         "running: process 321 on node7, since 2026-01-01T00:00:00+00:00 (1 min 15 s)"
     )
+
+
+def test_no_probability_is_shown_as_certainty(status: CampaignStatus) -> None:
+    best = [row.model_copy(update={"p_stable": 0.999}) for row in status.best]
+    sure = status.model_copy(update={"best": tuple(best)})
+    assert describe_outcome(sure).endswith("hull, p stable >0.99)")
+    assert ">0.99" in draw(sure)
+    assert "1.00" not in draw(sure)
+    assert "&gt;0.99" in build_best(sure)
 
 
 def test_competing_phases_come_before_candidates(status: CampaignStatus) -> None:
