@@ -237,7 +237,7 @@ def train(
     dropout: Annotated[
         float | None,
         typer.Option(
-            help="Share of the outputs dropped wherever the architecture has a D.",
+            help="Share of the outputs dropped wherever the architecture has a D, which it must.",
             show_default="the recipe's",
         ),
     ] = None,
@@ -361,13 +361,18 @@ def train(
         "precision": precision,
     }
     given = {key: value for key, value in given.items() if value is not None}
+    named = {*given, *(setting.partition("=")[0].strip() for setting in settings or ())}
     if init_from is not None:
-        named = {*given, *(setting.partition("=")[0].strip() for setting in settings or ())}
         layers = read_layers(init_from)
         given |= {name: value for name, value in layers.items() if name not in named}
     chosen = change_recipe(find_recipe(recipe), given, settings or ())
     if init_from is None and chosen.frozen_layers:
         raise ConfigurationError("--freeze keeps layers of another model: name it with --init-from")
+    if "dropout" in named and chosen.dropout and not chosen.layers.has_dropout:
+        raise ConfigurationError(
+            f"dropout {chosen.dropout:g} would drop nothing: the architecture "
+            f"{chosen.architecture} has no D; give one that has, such as 1024BARDx4-512BARDx3-1"
+        )
     classes = chosen.loss == CROSS_ENTROPY
     _check_target_options(classes, unit, split_at)
     unit = unit or ENTHALPY_UNIT

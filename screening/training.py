@@ -595,6 +595,7 @@ def _train_forest(train: TrainingSet, request: TrainingRequest) -> "Forest | Non
             else ForestParameters(**request.forest_parameters)
         ),
         target_name=request.protocol.target,
+        target_unit=request.unit,
     )
     forest.save(path)
     return forest

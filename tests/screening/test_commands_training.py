@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 from typer.testing import Result
 
-from irnet import Progress, Recipe
+from irnet import Forest, Progress, Recipe
 from screening.features.schema import FEATURES
 
 Screening = Callable[..., Result]
@@ -171,6 +171,8 @@ def test_options_that_would_change_nothing_are_refused(
     (tmp_path / "typo.toml").write_text('[[sources]]\nwhat = "w"\ncitation = "c"\nlicence = "l"\n')
     (tmp_path / "empty.toml").write_text("")
     for options, code, complaint in (
+        (("--dropout", 0.3), 2, "the architecture 4A-1 has no D"),
+        (("--set", "dropout=0.3"), 2, "the architecture 4A-1 has no D"),
         (("--max-sites", 2), 3, "do not say how many sites"),
         (("--features", table), 3, "the data files hold features themselves"),
         (("--forest-like", "default"), 2, "--no-forest trains none"),
@@ -196,6 +198,7 @@ def test_options_reach_the_recipe_and_the_weights(
             (
                 *("--schedule", "step", "--patience", 3, "--weight-averaging", "ema"),
                 *("--dropout", 0.3, "--precision", "fp32", "--set", "decay_epochs=1"),
+                *("--architecture", "4BAD-1"),
             ),
             {
                 "schedule": "step",
@@ -229,8 +232,9 @@ def test_any_column_of_numbers_is_learnt_in_its_unit(
     rows = pd.read_parquet(table)
     rows["dE_matbench"] = 1.0
     rows.to_parquet(table)
-    result = train(table, "--target", "gap", "--unit", "eV")
+    result = train(table, "--target", "gap", "--unit", "eV", "--forest", "--forest-like", "default")
     assert result.exit_code == 0, result.output
+    assert Forest.load(tmp_path / "model" / "forest.safetensors").card["unit"] == "eV"
     assert "held-out rows, eV\n" in re.sub(" +\n", "\n", result.stdout)
     card = read_card(tmp_path / "model")
     assert card["data"]["target"] == "gap"
