@@ -17,7 +17,13 @@ from prototypes.errors import (
     UnknownPrototypeError,
 )
 from prototypes.formulas import FormulaWriter, reduced_formula
-from prototypes.library import BUILT_IN, find_doubt, find_prototype, list_prototypes
+from prototypes.library import (
+    BUILT_IN,
+    find_doubt,
+    find_names,
+    find_prototype,
+    list_prototypes,
+)
 from prototypes.pools import DEFAULT_POOL, ELEMENTS_89, GROUPS, element_pool, parse_role_pools
 from prototypes.prototype import Prototype
 from prototypes.records import PrototypeRecord
@@ -46,6 +52,7 @@ __all__ = [
     "build_structure",
     "element_pool",
     "find_doubt",
+    "find_names",
     "find_prototype",
     "list_prototypes",
     "parse_role_names",

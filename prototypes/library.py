@@ -92,6 +92,28 @@ def find_prototype(name_or_path: str | Path, roles: Mapping[str, str] | None = N
     return (compounds or entries)[0].prototype()
 
 
+def find_names(name: str) -> tuple[str, ...]:
+    """Return the names of the prototypes that a name stands for, without their geometry.
+
+    Args:
+        name: As for ``find_prototype``, but for files.
+
+    Returns:
+        One name, several where the name is ambiguous, or none.
+
+    Example:
+        >>> find_names("rock salt"), find_names("cscl")
+        (('AB_cF8_225_a_b',), ('B2',))
+    """
+    key = normalise_name(name)
+    for built_in in BUILT_IN:
+        if key in _built_in_keys(built_in):
+            return (built_in,)
+    from prototypes import aflow
+
+    return tuple(entry.name for entry in aflow.matching_entries(name) if not entry.is_element)
+
+
 def list_prototypes(aflow: bool = True) -> list[PrototypeRecord]:
     """List the prototypes that have a name.
 

@@ -218,13 +218,16 @@ def export(
 
 
 def _resolve_names(given: Sequence[str], screened: Sequence[str]) -> list[str]:
-    """Replace other names of prototypes by those that the campaign's tables have."""
-    from prototypes import list_prototypes
+    """Replace other names of prototypes, and files, by those that the campaign's tables have."""
+    from prototypes import find_names
 
-    if all(name in screened for name in given):
-        return list(given)
-    known = {name.casefold(): record.name for record in list_prototypes() for name in record.names}
-    return [name if name in screened else known.get(name.casefold(), name) for name in given]
+    resolved = []
+    for name in given:
+        known = [name, *([Path(name).stem] if name.lower().endswith(".cif") else [])]
+        if not set(known) & set(screened):
+            known += find_names(name)
+        resolved.append(next((each for each in known if each in screened), name))
+    return resolved
 
 
 def _select(

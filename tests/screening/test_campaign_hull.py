@@ -460,6 +460,9 @@ def test_results_are_filtered_ordered_and_thinned_on_request(against_references:
         return done.stdout
 
     assert "chosen from" in show("--require", "references_in_system >= 3")
+    by_name = show("--top", "5", "--prototype", "B2")
+    for name in ("b2", "CsCl", "cscl", "elsewhere/B2.cif"):
+        assert show("--top", "5", "--prototype", name) == by_name
     everything = show("--top", "5")
     assert show("--top", "5", "--rank-by", "formation_enthalpy") != everything
     diverse = show("--top", "5", "--diverse")
