@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -77,7 +78,7 @@ def describe_result(
         "ranked_by": str(order),
         "hull": {"against": against, **competitors},
         "ranking": list_rows(rows),
-        "comparison": manifest.get("comparison"),
+        "comparison": _compare(manifest, ranking, order),
         "warnings": [
             *notes,
             *warn_of_bias(model["measured_errors"], hull=against is not None),
@@ -85,6 +86,19 @@ def describe_result(
             *describe_gaps(ranking, competitors),
         ],
     }
+
+
+def _compare(
+    manifest: Mapping[str, Any], ranking: pa.Table, order: RankBy
+) -> dict[str, Any] | None:
+    """Return the comparison with the Random Forest, anew where the ranking has another order."""
+    told: dict[str, Any] | None = manifest.get("comparison")
+    if told is None or str(order) == manifest["ranked_by"]:
+        return told
+    from screening.comparison import compare_models
+
+    found = compare_models(ranking, manifest["competitors"]["stable_within_ev_per_atom"])
+    return None if found is None else dict(json.loads(json.dumps(asdict(found))))
 
 
 def list_rows(table: pa.Table) -> list[dict[str, Any]]:

@@ -93,6 +93,11 @@ def test_another_order_is_said(folder: Path) -> None:
     assert document["ranked_by"] == "formation_enthalpy"
     energies = [row["formation_enthalpy_ev_per_atom"] for row in document["ranking"]]
     assert energies == sorted(energies)
+    places = {(row["formula"], row["rank"], row["rf_rank"]) for row in again.to_pylist()}
+    compared = document["comparison"]["disagreements"]
+    assert {(row["formula"], row["rank"], row["rf_rank"]) for row in compared} <= places
+    assert compared != run.manifest["comparison"]["disagreements"]
+    assert parse(write_document(document)) == document
 
 
 def test_a_run_gives_one_document_on_stdout_and_nothing_beside_it(
