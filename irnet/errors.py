@@ -48,7 +48,8 @@ class EmptyEnsembleError(IRNetError, ValueError):
 
 def nearest(word: str, choices: Iterable[str]) -> str:
     """Return a clause such as ``; did you mean "irnet-17"?``, or an empty string."""
-    found = get_close_matches(word, list(choices), n=1, cutoff=0.5)
+    found = get_close_matches(word, list(choices), cutoff=0.5)
+    found.sort(key=lambda name: sorted(name) != sorted(word))  # two letters in the wrong order
     return f'; did you mean "{found[0]}"?' if found else ""
 
 

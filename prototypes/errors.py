@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from difflib import get_close_matches
+from pathlib import Path
 
 
 class PrototypeError(Exception):
@@ -36,6 +37,15 @@ class CandidateError(PrototypeError, ValueError):
     """An index or a set of elements is not a candidate of this space."""
 
 
+def nearest_file(path: Path) -> str:
+    """Return a hint as `nearest_hint` does, of the files beside one that does not exist."""
+    try:
+        names = [each.name for each in path.parent.iterdir()]
+    except OSError:
+        return ""
+    return nearest_hint(path.name, names)
+
+
 def nearest_hint(word: str, names: Iterable[str]) -> str:
     """Return ``; did you mean "..."?`` for the nearest of the names, or an empty string.
 
@@ -49,5 +59,7 @@ def nearest_hint(word: str, names: Iterable[str]) -> str:
     spelling: dict[str, str] = {}
     for name in names:
         spelling.setdefault(name.casefold(), name)
-    found = get_close_matches(word.casefold(), spelling, n=1, cutoff=0.5)
+    folded = word.casefold()
+    found = get_close_matches(folded, spelling, cutoff=0.5)
+    found.sort(key=lambda name: sorted(name) != sorted(folded))  # two letters in the wrong order
     return f'; did you mean "{spelling[found[0]]}"?' if found else ""

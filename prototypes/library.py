@@ -12,6 +12,7 @@ from prototypes.errors import (
     AmbiguousPrototypeError,
     StructureFileError,
     UnknownPrototypeError,
+    nearest_file,
     nearest_hint,
 )
 from prototypes.prototype import Prototype
@@ -78,7 +79,9 @@ def find_prototype(name_or_path: str | Path, roles: Mapping[str, str] | None = N
         if is_file(path):
             return read_prototype(path, roles)
         if len(path.parts) > 1:
-            raise StructureFileError(f"there is no file {path}; check the path")
+            raise StructureFileError(
+                f"there is no file {path}{nearest_file(path) or ';'} check the path"
+            )
         raise UnknownPrototypeError(
             f'unknown prototype "{name}"{nearest_hint(name, _all_names()) or ";"} '
             "`screening prototypes` lists them all, and a CIF can be given by its path"

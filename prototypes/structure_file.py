@@ -6,7 +6,7 @@ from pathlib import Path
 
 from prototypes.cif import check_cif
 from prototypes.elements import ATOMIC_NUMBERS
-from prototypes.errors import RoleError, StructureFileError, nearest_hint
+from prototypes.errors import RoleError, StructureFileError, nearest_file, nearest_hint
 from prototypes.prototype import Prototype
 from prototypes.roles import assign_roles
 
@@ -95,7 +95,9 @@ def _read_sites(
 ) -> tuple[list[str], list[str], list[list[float]], list[list[float]]]:
     """Return symbols, labels, lattice and fractional coordinates of the one structure."""
     if not is_file(path):
-        raise StructureFileError(f"there is no file {path}; check the path")
+        raise StructureFileError(
+            f"there is no file {path}{nearest_file(path) or ';'} check the path"
+        )
     from pymatgen.io.cif import CifParser
 
     with warnings.catch_warnings():
@@ -106,7 +108,7 @@ def _read_sites(
             parser = CifParser.from_str(text, occupancy_tolerance=1.0)
             structures = parser.parse_structures(primitive=False, on_error="raise")
         except Exception as error:  # the parser raises what its many parts happen to raise
-            reason = " ".join(str(error).split()) or type(error).__name__
+            reason = " ".join(str(error).split()).rstrip(".!") or type(error).__name__
             raise StructureFileError(
                 f"{path} cannot be read as a CIF: {reason}; check the file in a viewer or export "
                 "it again"

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 CampaignArgument = Annotated[
     Path | None,
     typer.Argument(
-        metavar="[CAMPAIGN.toml]",
+        metavar="CAMPAIGN.toml",
         help="Settings from a file, with the same keys as the options; options win.",
         show_default=False,
     ),

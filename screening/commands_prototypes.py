@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from screening.command_parts import say
-from screening.errors import ConfigurationError
+from screening.errors import ConfigurationError, suggest
 from screening.printing import echo
 
 if TYPE_CHECKING:
@@ -29,9 +29,7 @@ def register(app: typer.Typer) -> None:
 def prototypes(
     search: Annotated[
         str | None,
-        typer.Argument(
-            metavar="[WORD]", help="Only those with this in a name.", show_default=False
-        ),
+        typer.Argument(metavar="WORD", help="Only those with this in a name.", show_default=False),
     ] = None,
     built_in: Annotated[
         bool, typer.Option("--built-in", help="Only those that come with the program.")
@@ -47,8 +45,10 @@ def prototypes(
         and (search is None or search.casefold() in " ".join(record.names).casefold())
     ]
     if not records:
+        names = {name for each in list_prototypes(aflow=not built_in) for name in each.names}
         raise ConfigurationError(
-            f'no prototype has "{search}" in a name; list all with: screening prototypes'
+            f'no prototype has "{search}" in a name{suggest(search or "", names) or ";"} '
+            "list all with: screening prototypes"
         )
     exact = [
         record

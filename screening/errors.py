@@ -135,6 +135,17 @@ def suggest(word: str, names: Iterable[str]) -> str:
 
     The hint ends its sentence; what follows it starts a new one: `{suggest(...) or ";"} then`.
     """
+    folded = word.casefold()
     by_folded = {name.casefold(): name for name in names}
-    near = difflib.get_close_matches(word.casefold(), list(by_folded), n=1, cutoff=0.5)
+    near = difflib.get_close_matches(folded, list(by_folded), cutoff=0.5)
+    near.sort(key=lambda name: sorted(name) != sorted(folded))  # two letters in the wrong order
     return f'; did you mean "{by_folded[near[0]]}"?' if near else ""
+
+
+def suggest_file(path: Path) -> str:
+    """Return a hint as `suggest` does, of the name in the same folder nearest to that of a file."""
+    try:
+        names = [each.name for each in path.parent.iterdir()]
+    except OSError:
+        return ""
+    return suggest(path.name, names)

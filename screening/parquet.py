@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from screening.errors import InputDataError
+from screening.errors import InputDataError, suggest_file
 
 ALWAYS_READ: Final = 10_000_000
 """Values that a file may hold whatever its size."""
@@ -144,5 +144,7 @@ def _check_size(path: Path, metadata: Any) -> None:
 
 
 def _describe(path: Path, error: Exception) -> InputDataError:
+    if isinstance(error, FileNotFoundError):
+        return InputDataError(f"cannot read {path}: there is no such file{suggest_file(path)}")
     reason = " ".join(str(error).split())[:300] or type(error).__name__
     return InputDataError(f"cannot read {path} as Parquet: {reason}")

@@ -20,7 +20,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from prototypes import SYMBOLS, reduced_formula
-from screening.errors import InputDataError, suggest
+from screening.errors import InputDataError, suggest, suggest_file
 from screening.model_card import hash_file
 from screening.parquet import read_frame, read_names
 from screening.phases import MOST_ELEMENTS, Composition, Phases, count_atoms, reduce_amounts
@@ -156,7 +156,9 @@ def read_references(path: Path, functional: str | None = None) -> References:
         rows = reader(path)
         sha256 = hash_file(path)
     except OSError as error:
-        raise InputDataError(f"cannot read references from {path}: {error}") from error
+        reason = error.strerror or str(error)
+        hint = "" if path.exists() else suggest_file(path)
+        raise InputDataError(f"cannot read references from {path}: {reason}{hint}") from error
     entries = len(rows)
     notes: list[str] = []
     rows = _leave_out_elements(rows, path, notes)

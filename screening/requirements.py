@@ -186,6 +186,9 @@ def parse_requirement(text: str, columns: Iterable[Column] = RANKING.columns) ->
             value that cannot be read; the message says what would be right.
     """
     known = tuple(columns)
+    for turned, right in (("=>", ">="), ("=<", "<=")):
+        if turned in text:
+            raise ConfigurationError(f'--require "{text}": write {right} instead of {turned}')
     stripped = text.strip()
     demanded = stripped.endswith("!")
     core = stripped.removesuffix("!").rstrip()

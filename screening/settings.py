@@ -30,7 +30,7 @@ from screening.cluster_settings import (
     replace_place,
     write_cluster,
 )
-from screening.errors import ConfigurationError, suggest
+from screening.errors import ConfigurationError, suggest, suggest_file
 from screening.printing import make_printable
 
 
@@ -327,7 +327,9 @@ def _read_toml(path: Path) -> dict[str, Any]:
     try:
         raw = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        hint = f"; did you mean --elements {path}?" if "=" in path.name else ""
+        hint = "" if path.exists() else suggest_file(path)
+        if "=" in path.name:
+            hint = f"; did you mean --elements {path}?"
         raise ConfigurationError(
             f"cannot read the settings file {path}: {error.strerror}{hint}"
         ) from error

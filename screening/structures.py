@@ -23,7 +23,7 @@ from scipy.spatial import cKDTree
 from prototypes import ATOMIC_NUMBERS, SYMBOLS
 from prototypes.cif import check_cif
 from screening.crystal import Crystal
-from screening.errors import ConfigurationError, InputDataError, suggest
+from screening.errors import ConfigurationError, InputDataError, suggest, suggest_file
 from screening.features.table import Failure
 from screening.parquet import read_columns, read_names
 
@@ -266,8 +266,7 @@ def _expand(path: Path, written: Collection[str], no_tables: list[Path]) -> list
             )
         return found
     if not path.exists():
-        nearby = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
-        raise InputDataError(f"{path} does not exist{suggest(path.name, nearby)}")
+        raise InputDataError(f"{path} does not exist{suggest_file(path)}")
     if _kind(path) is None:
         raise InputDataError(
             f"{path}: this kind of file is not known. Known: .cif, POSCAR/CONTCAR/.vasp, "
@@ -437,7 +436,8 @@ def _xyz_columns(properties: str) -> tuple[int, int]:
 
 def _explain(error: Exception, kind: str) -> str:
     """The parser's own words, or a plain sentence where they are about its insides."""
-    text = _first_line(error)
+    text = " ".join(str(error).split()) if kind == "cif" else _first_line(error)
+    text = (text or type(error).__name__)[:300].rstrip(".!")
     if isinstance(error, IndexError) or any(words in text for words in _WORDS_OF_INSIDES):
         return f"it ends early or is no {_FORMATS[kind]}"
     return text

@@ -218,6 +218,13 @@ def test_a_missing_file_is_called_missing(path: str) -> None:
         find_prototype(path)
 
 
+def test_a_misspelt_file_names_the_nearest_beside_it(tmp_path: Path) -> None:
+    (tmp_path / "mine.cif").touch()
+    for name in ("min.cif", "mine.cf"):
+        with pytest.raises(StructureFileError, match=r'did you mean "mine\.cif"\? check the path'):
+            find_prototype(str(tmp_path / name))
+
+
 def test_the_list_is_complete_and_every_name_in_it_is_found() -> None:
     records = list_prototypes()
     assert len(records) == 6 + 288

@@ -67,6 +67,7 @@ def small_run(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Pat
         (["run", "-p", "B2", "--model", "OUT/none", "-o", "OUT"], 4, "there is no model"),
         (["run", "-p", "none.cif", "-o", "OUT"], 3, "there is no file none.cif"),
         (["run", "OUT/none.toml"], 2, "cannot read"),
+        (["run", "tests/conftest.pi"], 2, 'did you mean "conftest.py"'),
         (["show", "OUT"], 2, "is not a campaign's folder"),
         (["export", "OUT", "--format", "xyz"], 2, "none of cif, poscar, csv"),
         (["prototypes", "nothing-like-it"], 2, "no prototype has"),

@@ -15,6 +15,12 @@ def test_doubtful_prototypes_are_marked_in_the_list(screening: Callable[..., Res
     assert not {"B2", "A2BC4_cF56_227_d_a_e", "A2B_tP6_136_f_a"} & doubtful
 
 
+def test_a_misspelt_word_gets_the_nearest_name(screening: Callable[..., Result]) -> None:
+    misspelt = screening("prototypes", "spinell")
+    assert misspelt.exit_code == 2
+    assert 'did you mean "Spinel"? list all with' in misspelt.stderr
+
+
 def test_what_is_doubtful_is_described(screening: Callable[..., Result]) -> None:
     described = screening("prototypes", "Ullmanite").stdout
     assert (

@@ -20,6 +20,7 @@ from screening.errors import (
     WorkerKilledError,
     exit_code_of,
     suggest,
+    suggest_file,
 )
 
 
@@ -79,3 +80,14 @@ def test_output_errors_say_what_to_do(number: int, remedy: str) -> None:
 def test_suggest_ignores_capitals_and_says_nothing_without_a_near_name() -> None:
     assert suggest("PEROVSKIT", ["B2", "perovskite"]) == '; did you mean "perovskite"?'
     assert suggest("zzz", ["B2", "perovskite"]) == ""
+
+
+def test_letters_in_the_wrong_order_are_the_nearest_spelling() -> None:
+    assert suggest("MEA", ["mse", "mae"]) == '; did you mean "mae"?'
+
+
+def test_suggest_file_names_a_file_of_the_same_folder(tmp_path: Path) -> None:
+    (tmp_path / "phases.csv").touch()
+    assert suggest_file(tmp_path / "phase.csv") == '; did you mean "phases.csv"?'
+    assert suggest_file(tmp_path / "xyz") == ""
+    assert suggest_file(tmp_path / "none" / "phase.csv") == ""

@@ -113,6 +113,8 @@ def test_grammar(text: str, rows: list[int], canonical: str) -> None:
         ("not", "there is no column not"),
         ("", "cannot be read; write a flag"),
         ("p_stable is high", "cannot be read"),
+        ("p_stable => 0.5", "write >= instead of =>"),
+        ("p_stable =< 0.5", "write <= instead of =<"),
     ],
 )
 def test_errors_say_what_would_be_right(text: str, message: str) -> None:

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pymatgen.core.lattice import Lattice
 from pymatgen.core.structure import Structure
+from pymatgen.io.cif import CifWriter
 
 from screening.crystal import Crystal
 from screening.errors import ConfigurationError, InputDataError
@@ -139,6 +140,18 @@ def test_garbage_is_a_failure_and_the_rest_is_read(tmp_path: Path) -> None:
     assert [c.id for c in crystals] == ["sub/good.cif"]
     assert [f.id for f in failures] == ["bad.cif"]
     assert failures[0].reason.startswith("unreadable")
+
+
+def test_a_cif_that_lists_what_its_symmetry_makes_says_so(tmp_path: Path) -> None:
+    path = tmp_path / "doubled.cif"
+    ends = [[0, 0, 0], [0.5, 0.5, 0.5], [0.5, 0.5, 0], [0.5, 0, 0.5], [0, 0.5, 0.5]]
+    perovskite = Structure(Lattice.cubic(3.9), ["Sr", "Ti", "O", "O", "O"], ends)
+    text = str(CifWriter(perovskite, symprec=0.01)).rstrip()
+    path.write_text(text + "\n  O  O9  3  0.5  0.0  0.5  1\n")
+    assert "P 1'" not in text
+    (failure,) = read_structures([path])[1]
+    assert failure.reason.startswith("unreadable: ")
+    assert failure.reason.endswith("Occupancy 2.0 exceeded tolerance")
 
 
 def test_paths_that_cannot_be_meant(tmp_path: Path) -> None:
