@@ -30,7 +30,13 @@ from screening.dataset import (
     refuse_second_features,
     split_by_formula,
 )
-from screening.errors import ConfigurationError, InputDataError, ModelError, OutputError
+from screening.errors import (
+    ConfigurationError,
+    InputDataError,
+    ModelError,
+    OutputError,
+    suggest_file,
+)
 from screening.feature_tables import (
     ParallelMap,
     ProgressCall,
@@ -40,15 +46,16 @@ from screening.feature_tables import (
 from screening.features import Engine
 from screening.features.schema import FEATURES
 from screening.features.table import Failure
-from screening.model_card import hash_file
-from screening.model_library import ENTHALPY_UNIT
+from screening.model_card import BASELINES_NAME, CARD_NAME, hash_file
+from screening.model_library import ENTHALPY_UNIT, list_models
 from screening.prediction_columns import DECIMALS
+from screening.printing import count_things
 from screening.training import clear_folder, writing_to
 
 if TYPE_CHECKING:
     from irnet.baselines import Baseline
 
-REQUEST_NAME: Final = "baselines.json"
+REQUEST_NAME: Final = BASELINES_NAME
 WORK_NAME: Final = "work"
 SUFFIX: Final = ".safetensors"
 PREDICTION: Final = "prediction_"
@@ -172,11 +179,11 @@ def fit_baselines(
         )
         data = attach_features(data, features)
     dropped = "".join(f"; {count:,} left out: {why}" for why, count in data.dropped.items())
-    say(f"{len(data):,} rows of data{dropped}")
+    say(f"{count_things(len(data), 'row')} of data{dropped}")
     train_rows, held_rows = split_by_formula(data.formulas, request.holdout, request.seed)
     held = data.select(held_rows)
     train, subset = draw_formulas(data.select(train_rows), request.rows, request.seed)
-    say(f"fitting {len(train):,} rows, {len(held):,} held out")
+    say(f"fitting {count_things(len(train), 'row')}, {len(held):,} held out")
     if subset is not None:
         say(subset)
     place: AbstractContextManager[int] = nullcontext(request.jobs)
@@ -241,9 +248,16 @@ def load_baselines(folder: Path) -> tuple[Baseline, ...]:
     paths = [_file_of(name, folder) for name in BASELINES]
     found = tuple(Baseline.load(path) for path in paths if path.is_file())
     if not found:
+        bundled = folder.name if folder.name in {each.name for each in list_models()} else None
+        if (folder / CARD_NAME).is_file() or (bundled and not folder.exists()):
+            raise ModelError(
+                f"{folder} is a model, no folder of baselines; predict with it: "
+                f"screening predict FILES --model {folder} --out OUT.parquet"
+            )
+        hint = "" if folder.exists() else suggest_file(folder)
         raise ModelError(
-            f"{folder} holds no baselines; fit some with: screening baselines fit DATA --kind "
-            f"ridge --out {folder}"
+            f"{folder} holds no baselines{hint or ';'} fit some with: screening baselines fit DATA "
+            f"--kind ridge --out {folder}"
         )
     for baseline in found:
         baseline.check_features(FEATURES)

@@ -23,7 +23,7 @@ from screening.completion import (
     complete_order,
 )
 from screening.errors import ConfigurationError, suggest
-from screening.printing import echo
+from screening.printing import count_things, echo
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -154,7 +154,7 @@ def say(sentence: str) -> None:
 
 def count_structures(count: int) -> str:
     """A number of structures in words, such as ``1 structure`` or ``2,000 structures``."""
-    return f"{count:,} structure{'' if count == 1 else 's'}"
+    return count_things(count, "structure")
 
 
 def check_output(out: Path, overwrite: bool, suffix: str | None = None) -> None:

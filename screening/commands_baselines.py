@@ -26,10 +26,18 @@ from screening.command_parts import (
     say,
     show_progress,
 )
-from screening.commands_structures import TERMINAL_ROWS, EngineOption, Inputs, check_engine
+from screening.commands_structures import (
+    TERMINAL_ROWS,
+    EngineOption,
+    Inputs,
+    check_engine,
+    read_inputs,
+    refuse_if_none,
+    say_failures,
+)
 from screening.completion import complete_from
 from screening.errors import ConfigurationError
-from screening.printing import echo
+from screening.printing import count_things, echo
 
 KINDS = (
     "linear_regression",
@@ -233,19 +241,12 @@ def predict(
     """
     from screening.baselines import PREDICTION, load_baselines, predict_structures
     from screening.columns import BASELINE_PREDICTIONS, write_table
-    from screening.errors import InputDataError
-    from screening.feature_tables import beside, write_failures
-    from screening.structures import read_structures
+    from screening.feature_tables import write_failures
 
     chosen = check_engine(engine)
     check_output(out, overwrite, ".parquet")
     baselines = load_baselines(folder)
-    crystals, unread = read_structures(inputs, output=(out, beside(out, "failures")), say=say)
-    if not crystals:
-        reasons = "; ".join(f"{each.id}: {each.reason}" for each in unread[:3])
-        raise InputDataError(
-            "no structure can be used" + (f". {reasons}" if reasons else "") + ". Give other files."
-        )
+    crystals, unread = read_inputs(inputs, out)
     with (
         interruptible("nothing was written"),
         tempfile.TemporaryDirectory(prefix="screening-") as work,
@@ -260,6 +261,7 @@ def predict(
             progress=progress,
         )
     everything = [*unread, *failures]
+    refuse_if_none(range(table.num_rows), everything, out)
     write_failures(everything, out)
     write_table(table, out, BASELINE_PREDICTIONS)
     shown = table.slice(0, top).to_pydict()
@@ -267,15 +269,13 @@ def predict(
     if top:
         columns = [[f"{v:.3f}" if name in units else v for v in shown[name]] for name in shown]
         header = [units.get(name, name) for name in shown]
-        targets = ", ".join(sorted({str(each.card["target"]) for each in baselines}))
-        print_table(targets, [header, *map(list, zip(*columns, strict=True))])
-    say(f"{out}: {count_structures(table.num_rows)}, {len(baselines)} baselines of {folder}")
-    if everything:
-        say(
-            f"{count_structures(len(everything))} could not be used (the first, "
-            f"{everything[0].id}: {everything[0].reason}); all of them are in "
-            f"{beside(out, 'failures')}"
-        )
+        title = ", ".join(sorted({str(each.card["target"]) for each in baselines}))
+        if top < table.num_rows:
+            title = f"first {top:,} of {table.num_rows:,}, in the order of the input; {title}"
+        print_table(title, [header, *map(list, zip(*columns, strict=True))])
+    of_folder = f"{count_things(len(baselines), 'baseline')} of {folder}"
+    say(f"{out}: {count_structures(table.num_rows)}, {of_folder}")
+    say_failures(everything, out)
 
 
 def _check_kinds(names: list[str]) -> tuple[str, ...]:

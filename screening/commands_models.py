@@ -19,7 +19,7 @@ from screening.command_parts import (
     say,
 )
 from screening.errors import ConfigurationError
-from screening.printing import echo
+from screening.printing import count_things, echo
 
 if TYPE_CHECKING:
     from screening.evaluation import Geometry
@@ -44,7 +44,8 @@ def register(app: typer.Typer) -> typer.Typer:
     models = typer.Typer(
         help="Bundled models with their sources and errors.", invoke_without_command=True
     )
-    models.callback()(list_bundled)
+    models.callback()(list_unless_invoked)
+    models.command("list")(list_bundled)
     models.command("show")(show_model)
     models.command("bundle")(bundle)
     app.add_typer(models, name="models")
@@ -116,13 +117,17 @@ def evaluate(
         say(f"{loaded.path}: card updated")
 
 
-def list_bundled(context: typer.Context) -> None:
+def list_unless_invoked(context: typer.Context) -> None:
     """List the bundled models with their sources and errors."""
+    if context.invoked_subcommand is None:
+        list_bundled()
+
+
+def list_bundled() -> None:
+    """List the bundled models with their sources and errors, as `screening models` alone does."""
     from screening.model_card import read_card
     from screening.model_library import list_models, model_files, read_unit
 
-    if context.invoked_subcommand is not None:
-        return
     folders = list_models()
     if not folders:
         say("no model is bundled; train one with: screening train DATA --out MODEL")
@@ -300,7 +305,8 @@ def _print_making(card: Card, unit: str) -> None:
     files = ", ".join(f"{file.name} {file.sha256[:SHORT_HASH]}" for file in card.data.files)
     lines = [
         f"recipe: {recipe.get('name', 'unnamed')}, {recipe.get('epochs', '?')} epochs, "
-        f"{training.members} members, seed {training.seed}; trained {training.created}",
+        f"{count_things(training.members, 'member')}, seed {training.seed}; "
+        f"trained {training.created}",
         f"time: {seconds}; machine: {training.machine}",
         f"data files (sha256): {files}",
     ]

@@ -106,7 +106,7 @@ def featurize(
 
     chosen = check_engine(engine)
     check_output(out, overwrite, ".parquet")
-    crystals, unread = _read_inputs(inputs, out)
+    crystals, unread = read_inputs(inputs, out)
     parts = out.with_name(f".{out.name}.parts")
     with interruptible("the same command goes on from here"), show_progress("sites") as [progress]:
         features = featurize_structures(
@@ -116,11 +116,11 @@ def featurize(
             run=run_in_parallel(workers, scheduler),
             progress=progress,
         )
-    _refuse_if_none(features.ids, [*unread, *features.failures], out)
+    refuse_if_none(features.ids, [*unread, *features.failures], out)
     write_features(features, out, unread)
     shutil.rmtree(parts, ignore_errors=True)
     say(f"{out}: {count_structures(len(features.ids))}")
-    _say_failures([*unread, *features.failures], out)
+    say_failures([*unread, *features.failures], out)
 
 
 def predict(
@@ -170,7 +170,7 @@ def predict(
         )
         return
     phases = _open_references(references, functional, stable_within)
-    crystals, unread = _read_inputs(inputs, out)
+    crystals, unread = read_inputs(inputs, out)
     loaded = load_enthalpy_model(model)
     if phases is not None:
         numbers = {int(number) for crystal in crystals for number in crystal.numbers}
@@ -193,7 +193,7 @@ def predict(
             progress=progress,
         )
     everything = [*unread, *failures]
-    _refuse_if_none(range(table.num_rows), everything, out)
+    refuse_if_none(range(table.num_rows), everything, out)
     write_predictions(table, everything, out)
     shown = show_predictions(table, top)
     if len(shown):
@@ -211,7 +211,7 @@ def predict(
             f"{count_structures(left_out)} of more than {MOST_ELEMENTS} elements: without an "
             "energy above hull"
         )
-    _say_failures(everything, out)
+    say_failures(everything, out)
 
 
 def _predict_classes(
@@ -228,7 +228,7 @@ def _predict_classes(
     from screening.model_library import join_classes, load_classifier
     from screening.predict import classify_structures, show_classes, write_predictions
 
-    crystals, unread = _read_inputs(inputs, out)
+    crystals, unread = read_inputs(inputs, out)
     loaded = load_classifier(model)
     with (
         interruptible("nothing was written"),
@@ -239,7 +239,7 @@ def _predict_classes(
             loaded, crystals, Path(work), engine=engine, device=device, run=run, progress=progress
         )
     everything = [*unread, *failures]
-    _refuse_if_none(range(table.num_rows), everything, out)
+    refuse_if_none(range(table.num_rows), everything, out)
     write_predictions(table, everything, out, CLASS_PREDICTIONS)
     shown = show_classes(table, top)
     if len(shown):
@@ -250,7 +250,7 @@ def _predict_classes(
             )
         print_table(title, [list(shown.columns), *shown.astype(str).to_numpy().tolist()])
     say(f"{out}: {count_structures(table.num_rows)}, model {loaded.card.name}")
-    _say_failures(everything, out)
+    say_failures(everything, out)
 
 
 def _refuse_hull(path: Path | None, functional: str | None, stable_within: float | None) -> None:
@@ -286,7 +286,8 @@ def _open_references(
     return None
 
 
-def _say_failures(failures: Sequence[Failure], out: Path) -> None:
+def say_failures(failures: Sequence[Failure], out: Path) -> None:
+    """Say how many structures could not be used, why the first, and where all of them are."""
     from screening.feature_tables import beside
 
     if failures:
@@ -297,18 +298,39 @@ def _say_failures(failures: Sequence[Failure], out: Path) -> None:
         )
 
 
-def _read_inputs(inputs: Sequence[Path], out: Path) -> tuple[list[Crystal], list[Failure]]:
-    """Read the structures; those of them that can be used are at least one."""
+def read_inputs(inputs: Sequence[Path], out: Path) -> tuple[list[Crystal], list[Failure]]:
+    """Read the structures of a command's input.
+
+    Args:
+        inputs: Files and folders.
+        out: The output of the command.
+
+    Returns:
+        The structures, at least one, and what could not be used.
+
+    Raises:
+        InputDataError: No structure can be used.
+    """
     from screening.feature_tables import beside
     from screening.structures import read_structures
 
     written = (out, beside(out, "failures"), beside(out, "imputed"))
     crystals, unread = read_structures(inputs, output=written, say=say)
-    _refuse_if_none(crystals, unread, out)
+    refuse_if_none(crystals, unread, out)
     return crystals, unread
 
 
-def _refuse_if_none(found: Sequence[Any], failures: Sequence[Failure], out: Path) -> None:
+def refuse_if_none(found: Sequence[Any], failures: Sequence[Failure], out: Path) -> None:
+    """Refuse to go on without a structure, once the reasons are in the failures table.
+
+    Args:
+        found: Structures that can be used.
+        failures: Those that cannot.
+        out: The output of the command.
+
+    Raises:
+        InputDataError: None can be used.
+    """
     if len(found):
         return
     if not failures:

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from prototypes import Prototype
 
 CARD_NAME = "card.json"
+BASELINES_NAME = "baselines.json"
+"""What a folder of `screening baselines fit` has instead."""
 
 
 class _Closed(BaseModel):
@@ -472,6 +474,7 @@ def read_card(folder: Path) -> Card:
     try:
         return Card.model_validate_json(path.read_bytes())
     except FileNotFoundError as error:
+        refuse_baselines(folder)
         raise ModelError(
             f"{folder} is not a finished model: it has no {CARD_NAME}. "
             "Train one with: screening train DATA --out MODEL"
@@ -485,6 +488,19 @@ def read_card(folder: Path) -> Card:
             f"{path} is not a valid model card ({where or 'file'}: {first['msg']}). "
             "The file is damaged or of another version; get the model again."
         ) from error
+
+
+def refuse_baselines(folder: Path) -> None:
+    """Refuse a folder of baselines where a model is asked for, and name what reads it.
+
+    Raises:
+        ModelError: It is one.
+    """
+    if (folder / BASELINES_NAME).is_file():
+        raise ModelError(
+            f"{folder} holds baselines, which are no model; predict with them: "
+            f"screening baselines predict {folder} FILES --out OUT.parquet"
+        )
 
 
 def write_card(card: Card, folder: Path) -> None:

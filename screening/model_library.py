@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from screening.errors import ModelError, suggest
 from screening.features.schema import FEATURES
-from screening.model_card import CARD_NAME, Card, hash_file, read_card
+from screening.model_card import CARD_NAME, Card, hash_file, read_card, refuse_baselines
 from screening.training_table import TrainingTable
 
 if TYPE_CHECKING:
@@ -217,6 +217,8 @@ def find_model(name_or_path: str | Path) -> Path:
         if not (folder / CARD_NAME).exists():
             read_card(folder)
         return folder
+    if folder.is_file():
+        refuse_baselines(folder.parent)
     known = ", ".join(bundled) or "none"
     hint = suggest(name, [*bundled, DEFAULT_MODEL] if bundled else ()) or "."
     raise ModelError(

@@ -22,6 +22,15 @@ def make_printable(text: str) -> str:
     return "".join(each if each.isprintable() or each in _KEPT else _escape(each) for each in text)
 
 
+def count_things(count: int, thing: str) -> str:
+    """A number of things in words.
+
+    >>> count_things(1, "row"), count_things(2000, "row")
+    ('1 row', '2,000 rows')
+    """
+    return f"{count:,} {thing}{'' if count == 1 else 's'}"
+
+
 def echo(text: object, *, err: bool = False) -> None:
     """Print a text and the end of the line, to stdout or stderr."""
     typer.echo(make_printable(str(text)), err=err)

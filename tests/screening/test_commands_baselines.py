@@ -380,13 +380,45 @@ def test_predictions_are_those_of_each_baseline(
     assert len(pd.read_parquet(out)) == 36
 
 
+def test_the_table_of_predictions_says_of_how_many_rows_it_shows_the_first(
+    screening: Screening, training_data: Path, fitted_pairs: Path, tmp_path: Path
+) -> None:
+    predict = ("baselines", "predict", fitted_pairs, training_data, "--out")
+    part = screening(*predict, tmp_path / "part.parquet", "--top", 2)
+    assert " ".join(part.stdout.split()).startswith(
+        "first 2 of 36, in the order of the input; formation_energy_per_atom"
+    )
+    assert "36 structures, 2 baselines of" in part.stderr
+    whole = screening(*predict, tmp_path / "whole.parquet", "--top", 36)
+    assert whole.stdout.startswith("formation_energy_per_atom")
+    (fitted_pairs / "lasso.safetensors").unlink()
+    one = screening(*predict, tmp_path / "one.parquet")
+    assert "36 structures, 1 baseline of" in one.stderr
+
+
+@pytest.mark.parametrize("inside", ["", "lasso.safetensors"])
+def test_baselines_given_as_a_model_name_the_command_that_reads_them(
+    screening: Screening, training_data: Path, fitted_pairs: Path, tmp_path: Path, inside: str
+) -> None:
+    wrong = screening(
+        "predict", training_data, "--model", fitted_pairs / inside, "--out", tmp_path / "p.parquet"
+    )
+    assert wrong.exit_code == 4
+    assert f"screening baselines predict {fitted_pairs} FILES" in wrong.stderr
+
+
 def test_predicting_needs_baselines_and_structures(
     screening: Screening, training_data: Path, fitted_pairs: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "p.parquet"
-    nothing = screening("baselines", "predict", tmp_path / "none", training_data, "--out", out)
+    nothing = screening("baselines", "predict", tmp_path / "xyz", training_data, "--out", out)
     assert nothing.exit_code == 4
     assert "holds no baselines; fit some" in nothing.stderr
+    near = screening("baselines", "predict", tmp_path / "pair", training_data, "--out", out)
+    assert 'holds no baselines; did you mean "pairs"? fit some' in " ".join(near.stderr.split())
+    model = screening("baselines", "predict", "mp-icsd-irnet17", training_data, "--out", out)
+    assert model.exit_code == 4
+    assert "screening predict FILES --model mp-icsd-irnet17" in model.stderr
     unusable = pd.read_parquet(training_data).head(1)
     unusable.at[0, "species"] = ["Li", "Xx"]
     unusable.to_parquet(tmp_path / "bad.parquet")

@@ -171,10 +171,16 @@ def test_nothing_usable_is_an_error(
         (("predict", "{salts}", "--stable-within", "0.1"), 2, "give --references FILE or leave"),
         (("predict", "{salts}", "--stable-within", "inf"), 2, "inf is no energy"),
         (("predict", "{salts}", "--references", "{salts}/none.csv"), 3, "cannot read references"),
+        (
+            ("predict", "{salts}", "--references", "{data.parent}/e.parquet"),
+            3,
+            'did you mean "d.parq',
+        ),
         (("featurize", "{salts}/nosuch.cif"), 3, "does not exist"),
-        (("train", "{salts}/none.parquet"), 3, "cannot read"),
+        (("train", "{salts}/none.parquet"), 3, "there is no such file"),
         (("train", "{data}", "--target", "formation_energy"), 3, "formation_energy_per_atom"),
         (("train", "{data}", "--recipe", "papper"), 2, "paper"),
+        (("train", "{data}", "--loss", "mea"), 2, 'did you mean "mae"'),
         (("train", "{data}", "--holdout", "1.5", "--workers", "0"), 3, "below 1"),
         (("train", "{data}", "--sources", "{salts}/none.toml"), 2, "none.toml"),
         (("evaluate", "nosuch", "{data}"), 4, "nosuch"),
@@ -284,6 +290,13 @@ def test_train_evaluate_and_bundle(
     assert redone.exit_code == 0, redone.output
     assert json.loads((model / "card.json").read_text())["training"]["forest"] is None
     assert screening(*train, "--forest-like", model, "--overwrite").exit_code == 4
+
+
+def test_models_are_listed_with_and_without_the_word(screening: Screening) -> None:
+    alone, asked = screening("models"), screening("models", "list")
+    assert asked.exit_code == 0
+    assert asked.stdout == alone.stdout
+    assert "mp-icsd-irnet17" in alone.stdout
 
 
 def test_a_model_is_never_bundled_onto_what_it_is_made_from(
