@@ -35,6 +35,7 @@ from screening.model_library import (
     UNCERTAINTY_NAME,
     ScreeningModel,
 )
+from screening.printing import count_things
 from screening.reliability import (
     Intervals,
     Predictor,
@@ -163,7 +164,7 @@ def calibrate_model(
     data = _with_features(data, request, work, run, progress)
     if data.dropped:
         left_out = ", ".join(f"{count:,} {why}" for why, count in data.dropped.items())
-        say(f"{len(data):,} rows to calibrate on; left out: {left_out}")
+        say(f"{count_things(len(data), 'row')} to calibrate on; left out: {left_out}")
     _refuse_too_few(data)
     assert data.features is not None
     rows = CalibrationRows(
@@ -352,7 +353,8 @@ def _refuse_too_few(data: TrainingSet) -> None:
     if len(data) < FEWEST_ROWS or systems < 2 * FOLDS:
         left_out = ", ".join(f"{count:,} {why}" for why, count in data.dropped.items())
         raise InputDataError(
-            f"{len(data):,} rows of {systems:,} chemical systems are left to calibrate on"
+            f"{count_things(len(data), 'row')} of {count_things(systems, 'chemical system')} left "
+            "to calibrate on"
             f"{f' (left out: {left_out})' if left_out else ''}; at least {FEWEST_ROWS} rows of "
             f"{2 * FOLDS} systems are needed. Give more compounds that the model was not "
             "trained on."

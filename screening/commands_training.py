@@ -29,6 +29,7 @@ from screening.commands_models import print_classification, print_scores
 from screening.commands_structures import EngineOption, check_engine
 from screening.completion import complete_from, complete_model
 from screening.errors import ConfigurationError
+from screening.printing import count_things
 
 if TYPE_CHECKING:
     from irnet import Recipe
@@ -543,7 +544,8 @@ def train_on_cluster(scheduler: str) -> MemberMap:
             folder.mkdir(parents=True, exist_ok=True)
             probe_workers(client, folder, say)
             workers = len(client.scheduler_info(n_workers=-1)["workers"])
-            say(f"{len(tasks)} networks on {workers} workers; checkpoints go to {folder}")
+            networks = count_things(len(tasks), "network")
+            say(f"{networks} on {count_things(workers, 'worker')}; checkpoints go to {folder}")
             return map_members(client, function, tasks)
 
     return run

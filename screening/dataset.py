@@ -34,6 +34,7 @@ from screening.features.schema import FEATURES
 from screening.model_card import hash_file
 from screening.parquet import read_columns, read_frame, read_names, read_numbers
 from screening.phases import LONGEST_FORMULA, shorten
+from screening.printing import count_things
 from screening.structures import STRUCTURE_COLUMNS, read_structure_table
 from screening.training_table import read_structure_types
 
@@ -222,7 +223,12 @@ def read_training_set(paths: Sequence[Path], protocol: Protocol) -> TrainingSet:
         kept = [i for i, name in enumerate(whole.formulas) if name not in excluded]
         whole = whole.select(np.array(kept, dtype=np.int64), "formula of the evaluation set")
     if not len(whole):
-        raise InputDataError(f"no row is left to train on (dropped: {dict(whole.dropped)}).")
+        dropped = ", ".join(f"{count:,} {why}" for why, count in whole.dropped.items())
+        raise InputDataError(
+            f"no row is left to train on (dropped: {dropped}). Give more data."
+            if dropped
+            else "the data have no rows. Give other files."
+        )
     if whole.classes:
         left = drop_empty_classes(Labels(whole.target, whole.classes))
         whole = replace(whole, target=left.numbers, classes=left.classes)
@@ -478,8 +484,9 @@ def _read_file(path: Path, protocol: Protocol) -> TrainingSet:
         named = protocol.classes and protocol.split_at is None
         lacking = "label in" if named else "finite"
         raise InputDataError(
-            f"{path}: {int(missing.sum())} rows have no {lacking} {protocol.target!r}, the first "
-            f"is {first!r}. Remove them, or count and drop them with --drop-missing-energies."
+            f"{path}: {count_things(int(missing.sum()), 'row')} without a {lacking} "
+            f"{protocol.target!r}, the first is {first!r}. Remove them, or count and drop them "
+            "with --drop-missing-energies."
         )
     drop(missing, "no label" if protocol.classes else "no energy")
     if CROSS_CHECK_COLUMN in light and protocol.cross_check_tolerance is not None:
@@ -539,6 +546,11 @@ def _read_target(
 ) -> tuple[FloatArray, tuple[str, ...]]:
     """Numbers of a column, or of its classes, NaN where a row has none; and their names."""
     if not protocol.classes:
+        if pd.api.types.is_bool_dtype(column):
+            raise InputDataError(
+                f"{path}: column {protocol.target!r} holds truth values, no numbers; learn them as "
+                "classes, with: screening train --loss cross_entropy"
+            )
         return read_energies(column, path), ()
     if protocol.split_at is None:
         labels = read_labels(column, path)

@@ -28,6 +28,7 @@ from screening.model_card import (
 )
 from screening.model_library import ScreeningModel
 from screening.parquet import read_frame
+from screening.printing import count_things
 from screening.reliability import Predictor, find_intervals, measure_reliability
 from screening.structures import read_structure_table
 
@@ -102,14 +103,16 @@ def read_evaluation_set(path: Path, target: str = DEFAULT_TARGET) -> EvaluationS
     require_columns(list(table.columns), [target], path)
     energies = read_energies(table[target], path)
     if not np.isfinite(energies).all():
-        raise InputDataError(f"{path}: {(~np.isfinite(energies)).sum()} rows have no {target}.")
+        missing = int((~np.isfinite(energies)).sum())
+        raise InputDataError(f"{path}: {count_things(missing, 'row')} without {target}.")
     kinds = table["kind"].astype(str).to_numpy(dtype=np.str_) if "kind" in table else None
     unknown = sorted(set(() if kinds is None else kinds.tolist()) - set(PROTOTYPE_KINDS.values()))
     if unknown:
+        which = f"kind {unknown[0]!r} has" if unknown[0] else "an empty kind has"
         raise InputDataError(
-            f"{path}: kind {unknown[0]!r} has no prototype. "
+            f"{path}: {which} no prototype. "
             f"Known kinds: {', '.join(PROTOTYPE_KINDS.values())}. "
-            "Without a kind column all rows are scored together."
+            "Without a kind column all rows are scored together: leave it out for that."
         )
     schemes = table["scheme"] if "scheme" in table else pd.Series(["all"] * len(table))
     return EvaluationSet(

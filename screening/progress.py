@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.text import Text
 
+from screening.printing import count_things
 from screening.status_screen import describe_outcome, describe_progress, write_line
 
 if TYPE_CHECKING:
@@ -64,11 +65,14 @@ class CampaignProgress:
         total = sum(counts.values())
         self._began = self._spoken = time.monotonic()
         each = ", ".join(f"{name} {count:,}" for name, count in counts.items())
-        self._say(f"{total:,} candidates: {each}")
+        self._say(f"{count_things(total, 'candidate')}: {each}")
         for line in describe_pools(pools):
             self._say(line)
         if done:
-            self._say(f"going on: {done:,} of {total:,} candidates are finished already")
+            are = "is" if done == 1 else "are"
+            self._say(
+                f"going on: {done:,} of {count_things(total, 'candidate')} {are} finished already"
+            )
         self._bar.start()
         what = f"{done:,} of {total:,} candidates"
         self._row = self._bar.add_task(what, total=total, completed=done)

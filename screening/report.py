@@ -197,8 +197,7 @@ def _head(manifest: Mapping[str, Any], scored: _Scored) -> list[str]:
         stable = scored.above_hull <= within
         found = (
             f"{total}. The model predicts {stable.sum():,} of them at most {within:g} eV/atom "
-            f"above the hull of {against}; {(stable & scored.new).sum():,} of these are of "
-            "compositions that are not known."
+            f"above the hull of {against}; {_describe_new(stable & scored.new)}"
         )
     else:
         found = f"{total}; {len(scored.new):,} of them are ranked."
@@ -230,6 +229,13 @@ def _head(manifest: Mapping[str, Any], scored: _Scored) -> list[str]:
         *map(build_paragraph, remarks),
         build_paragraph(warn_of_bias({}, hull=scored.on_hull)[0]),
     ]
+
+
+def _describe_new(new: NDArray[np.bool_]) -> str:
+    """A sentence on how many of the candidates found are of new compositions."""
+    count = int(new.sum())
+    which = "is of a composition that is" if count == 1 else "are of compositions that are"
+    return f"{count:,} of these {which} not known."
 
 
 def _screened(manifest: Mapping[str, Any]) -> list[str]:

@@ -82,6 +82,7 @@ from screening.model_library import (
     find_model,
     join_classes,
 )
+from screening.printing import count_things
 from screening.settings import count_cores
 from screening.training_table import TrainingTable
 
@@ -253,7 +254,7 @@ def train_model(
         data = read_training_set(request.data, request.protocol)
         joined = _join_features(data, request)
         _hold_out(data if joined is None else joined, request)
-    reporter.say(f"{len(data):,} rows of data" + _describe_dropped(data))
+    reporter.say(f"{count_things(len(data), 'row')} of data" + _describe_dropped(data))
     if overwrite:
         clear_folder(request.out)
     claim_folder(request, data)
@@ -266,7 +267,7 @@ def train_model(
         data = _featurize(data, request, run, reporter) if joined is None else joined
     assert data.features is not None
     train, held = _hold_out(data, request)
-    reporter.say(f"training on {len(train):,} rows, {len(held):,} held out")
+    reporter.say(f"training on {count_things(len(train), 'row')}, {len(held):,} held out")
     if len(train) < request.recipe.batch_size:
         reporter.say(
             f"these are fewer rows than a batch of {request.recipe.batch_size:,}: each epoch is a "
@@ -278,7 +279,8 @@ def train_model(
             train, request, begin, work / "checkpoints", reporter, run_members
         )
         ensemble.save(request.out / ENSEMBLE_NAME)
-    reporter.say(f"{request.members} networks trained in {seconds['ensemble']:.0f} s")
+    networks = count_things(request.members, "network")
+    reporter.say(f"{networks} trained in {seconds['ensemble']:.0f} s")
     forest = classification = None
     with _timed(seconds, "forest"), writing_to(request.out):
         if data.classes:

@@ -235,7 +235,7 @@ def test_too_few_rows_say_how_many_are_needed(
     pd.read_parquet(compounds)[:60].to_parquet(tmp_path / "few.parquet")
     done = screening("calibrate", model, tmp_path / "few.parquet", "--workers", 0, "--overwrite")
     assert done.exit_code == 3
-    assert "59 rows of 59 chemical systems are left to calibrate on" in done.stderr
+    assert "59 rows of 59 chemical systems left to calibrate on" in done.stderr
     assert "at least 100 rows of 10 systems are needed" in done.stderr
 
 

@@ -481,7 +481,7 @@ def test_truth_values_are_learnt_from_anothers_networks(
         ({}, ["--split-at", "0"], 3, "column 'kind' does not hold numbers"),
         ({"kind": 1.5}, [], 3, "column 'kind' holds 1.5, which is neither a text nor a truth"),
         ({"kind": "hard"}, [], 3, "column 'kind' is 'hard' in all 240 rows"),
-        ({"kind": [None] + ["a", "b"] * 119 + [""]}, [], 3, "2 rows have no label in 'kind'"),
+        ({"kind": [None] + ["a", "b"] * 119 + [""]}, [], 3, "2 rows without a label in 'kind'"),
         ({"kind": ["a", "b"] * 119 + ["c", "c"]}, ["--seed", "SEED"], 3, "'c'. Leave out such"),
         ({}, ["--unit", "eV"], 2, "--unit eV is for numbers"),
         ({}, ["--split-at", "nan"], 2, "--split-at nan is no number"),

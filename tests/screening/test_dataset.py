@@ -89,14 +89,35 @@ def test_large_and_unreadable_structures_are_counted(tmp_path: Path) -> None:
     data = read_training_set([path], Protocol())
     assert data.ids == ("a", "c")
     assert data.dropped == {"unreadable structure": 1}
-    with pytest.raises(InputDataError, match="no row is left"):
+    with pytest.raises(
+        InputDataError, match=r"no row is left to train on \(dropped: 1 unreadable structure, 2 "
+    ):
         read_training_set([path], Protocol(max_sites=1))
+
+
+def test_a_file_without_rows_and_a_file_that_is_missing_are_told_apart(tmp_path: Path) -> None:
+    path = structures(tmp_path / "full.parquet")
+    empty = tmp_path / "empty.parquet"
+    pd.read_parquet(path).head(0).to_parquet(empty)
+    with pytest.raises(InputDataError, match="the data have no rows"):
+        read_training_set([empty], Protocol())
+    with pytest.raises(
+        InputDataError,
+        match=r'cannot read .*ful\.parquet: there is no such file; did you mean "full\.parquet"',
+    ):
+        read_training_set([tmp_path / "ful.parquet"], Protocol())
+
+
+def test_truth_values_are_no_target_of_numbers(tmp_path: Path) -> None:
+    path = structures(tmp_path / "d.parquet", metal=[True, False, True])
+    with pytest.raises(InputDataError, match=r"'metal' holds truth values.*--loss cross_entropy"):
+        read_training_set([path], Protocol(target="metal"))
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_missing_energies_are_refused_or_counted(tmp_path: Path, bad: float) -> None:
     path = structures(tmp_path / "d.parquet", formation_energy_per_atom=[-2.0, bad, -1.0])
-    with pytest.raises(InputDataError, match=r"1 rows have no finite.*'b'.*drop-missing-energies"):
+    with pytest.raises(InputDataError, match=r"1 row without a finite.*'b'.*drop-missing-energies"):
         read_training_set([path], Protocol())
     data = read_training_set([path], Protocol(drop_missing_energies=True))
     assert data.dropped == {"no energy": 1}
@@ -300,7 +321,7 @@ def test_a_number_is_cut_into_classes(tmp_path: Path) -> None:
     other = read_training_set([path], replace(protocol, split_at=0.2))
     assert other.target.tolist() == data.target.tolist()
     assert other.content_hash() != data.content_hash()
-    with pytest.raises(InputDataError, match="1 rows have no finite 'gap', the first is 'c'"):
+    with pytest.raises(InputDataError, match="1 row without a finite 'gap', the first is 'c'"):
         read_training_set([path], replace(protocol, drop_missing_energies=False))
     with pytest.raises(InputDataError, match="'gap' is 'at most 9' in all 2 rows"):
         read_training_set([path], replace(protocol, split_at=9.0))

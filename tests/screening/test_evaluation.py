@@ -171,7 +171,8 @@ def test_unusable_evaluation_sets(tmp_path: Path) -> None:
         "does not hold numbers": table.assign(formation_energy_per_atom="low"),
         "kind 'None'": table.assign(kind=["B2", None, "B2", "perov_cubic"]),
         "no prototype": table.assign(kind="D0_3"),
-        "have no formation_energy": table.assign(formation_energy_per_atom=np.nan),
+        "an empty kind has no prototype": table.assign(kind=""),
+        "4 rows without formation_energy": table.assign(formation_energy_per_atom=np.nan),
         "cannot be used": table.assign(species=[["Xx", "Cl"]] * 4),
     }
     for message, broken in cases.items():

@@ -65,6 +65,14 @@ def test_the_last_shard_gets_a_line_however_short_the_campaign(
     assert lines[4].endswith("; 20 scored, best so far MgO (B2)")
 
 
+def test_a_single_candidate_is_one(capsys: pytest.CaptureFixture[str]) -> None:
+    with CampaignProgress() as progress:
+        progress.begin({"B2": 1}, {"A": (3, 11)}, done=1)
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == "1 candidate: B2 1"
+    assert lines[2] == "going on: 1 of 1 candidate is finished already"
+
+
 def test_failures_and_lost_shards_are_told(
     capsys: pytest.CaptureFixture[str], make_receipt: MakeReceipt
 ) -> None:

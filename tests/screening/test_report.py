@@ -21,7 +21,7 @@ from typer.testing import CliRunner, Result
 from screening.cli import app
 from screening.folder import RunFolder
 from screening.page import SORTING
-from screening.report import SHORTLIST, TOP, render_report
+from screening.report import SHORTLIST, TOP, _describe_new, render_report
 from screening.shortlist import DEFAULT_DISTANCE
 
 Browser = Callable[[Path], tuple[str, list[str]]]
@@ -177,6 +177,18 @@ def test_the_funnel_counts_what_the_tables_hold(campaign: Path) -> None:
     new = (by_irnet & ~frame["known"]).sum()
     assert f"predicts {by_irnet.sum()} of them at most 0.05 eV/atom" in report.words
     assert f"; {new} of these are of compositions that are not known" in report.words
+
+
+@pytest.mark.parametrize(
+    ("new", "words"),
+    [
+        (0, "0 of these are of compositions that are not known."),
+        (1, "1 of these is of a composition that is not known."),
+        (2, "2 of these are of compositions that are not known."),
+    ],
+)
+def test_a_single_new_composition_is_one(new: int, words: str) -> None:
+    assert _describe_new(np.arange(3) < new) == words
 
 
 def test_failures_stand_in_the_funnel_with_their_reasons(campaign: Path) -> None:

@@ -153,6 +153,6 @@ def test_a_training_uses_the_workers_of_a_scheduler_and_their_gpus(
         assert worker.state.total_resources == {"GPU": 1}
         ran = [story for story in worker.state.log if "_train_on_worker" in str(story)]
     assert done.exit_code == 0, done.output
-    assert "1 networks on 1 workers; checkpoints go to" in done.stderr
+    assert "1 network on 1 worker; checkpoints go to" in done.stderr
     assert ran
     assert (tmp_path / "model/card.json").is_file()
