@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Final, Self
@@ -211,12 +211,13 @@ class ClusterSettings(_Closed):
             )
 
 
-def read_cluster(table: object, source: str) -> ClusterSettings:
+def read_cluster(table: object, source: str, outside: Collection[str] = ()) -> ClusterSettings:
     """Check a `[cluster]` table.
 
     Args:
         table: What TOML reads; keys may have hyphens instead of underscores.
         source: Where it comes from, for messages.
+        outside: Keys that were written at the top level instead of in the table.
 
     Returns:
         The settings.
@@ -235,10 +236,12 @@ def read_cluster(table: object, source: str) -> ClusterSettings:
     try:
         return ClusterSettings.model_validate(values)
     except ValidationError as error:
-        problems = [_describe(dict(each)) for each in error.errors()]
-        raise ConfigurationError(
-            "\n".join(f"wrong setting in [cluster] of {source}: {each}" for each in problems)
-        ) from error
+        problems = []
+        for each in error.errors():
+            at_top = bool(each["loc"]) and each["loc"][0] in outside
+            place = source if at_top else f"[cluster] of {source}"
+            problems.append(f"wrong setting in {place}: {_describe(dict(each))}")
+        raise ConfigurationError("\n".join(problems)) from error
 
 
 def replace_place(

@@ -272,7 +272,8 @@ def _report(benchmark: Benchmark, budget: Budget, standings: Sequence[Standing],
     from screening.benchmark.report import write_report
 
     results = [standing.result for standing in standings if standing.result is not None]
-    command = ["screening", "benchmark", benchmark.name, "--budget", budget]
+    command = ["screening", "benchmark", benchmark.name, "--data", "DATA", "--work", "WORK"]
+    command += ["--out", "OUT", "--budget", budget]
     write_report(benchmark, budget, results, out, command)
     missing = len(standings) - len(results)
     say(f"{out}: report of {len(results)} trials" + (f", {missing} missing" if missing else ""))

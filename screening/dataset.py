@@ -28,7 +28,7 @@ from screening.classification import (
     read_labels,
 )
 from screening.crystal import Crystal
-from screening.errors import InputDataError, suggest
+from screening.errors import ConfigurationError, InputDataError, suggest
 from screening.feature_tables import Features
 from screening.features.schema import FEATURES
 from screening.model_card import hash_file
@@ -308,11 +308,11 @@ def split_by_formula(
         Row numbers to train on and row numbers held out, each ascending.
 
     Raises:
-        InputDataError: The fraction is out of range.
+        ConfigurationError: The fraction is out of range.
     """
     if not 0 <= fraction < 1:
-        raise InputDataError(
-            f"the held-out fraction is {fraction}; it must be at least 0 and below 1."
+        raise ConfigurationError(
+            f"the held-out fraction is {fraction}; it must be at least 0 and below 1"
         )
     unique, codes = np.unique(np.array(formulas, dtype=object), return_inverse=True)
     chosen = np.random.default_rng(seed).permutation(len(unique))[: round(fraction * len(unique))]

@@ -138,6 +138,8 @@ def suggest(word: str, names: Iterable[str]) -> str:
     folded = word.casefold()
     by_folded = {name.casefold(): name for name in names}
     near = difflib.get_close_matches(folded, list(by_folded), cutoff=0.5)
+    if folded == "gpu" and "cuda" in by_folded:
+        near = ["cuda"]
     near.sort(key=lambda name: sorted(name) != sorted(folded))  # two letters in the wrong order
     return f'; did you mean "{by_folded[near[0]]}"?' if near else ""
 

@@ -349,7 +349,7 @@ def _read_toml(path: Path) -> dict[str, Any]:
     table = read.get("cluster", {})
     if places and isinstance(table, Mapping):
         table = {**table, **places}
-    read["cluster"] = read_cluster(table, str(path))
+    read["cluster"] = read_cluster(table, str(path), places)
     return read
 
 

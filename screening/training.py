@@ -519,7 +519,8 @@ def _hold_out(data: TrainingSet, request: TrainingRequest) -> tuple[TrainingSet,
     """Rows to train on and rows held out.
 
     Raises:
-        InputDataError: The share is out of range, or a class has no row to train on.
+        ConfigurationError: The share is out of range.
+        InputDataError: A class has no row to train on.
     """
     train, held = split_by_formula(data.formulas, request.holdout, request.seed)
     counts = count_classes(data.target[train], data.classes) if data.classes else ()

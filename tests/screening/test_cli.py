@@ -61,7 +61,11 @@ def small_run(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Pat
         (["run", "-p", "B2", "-e", "X=O", "-o", "OUT"], 2, 'unknown site role "X"'),
         (["run", "-p", "perovskite", "-e", "X=", "-o", "OUT"], 2, "X is left without elements"),
         (["run", "-p", "B2", "-p", "CsCl", "-o", "OUT"], 2, "given twice"),
-        (["run", "-p", "B2", "--device", "gpu", "-o", "OUT"], 2, "not one of auto, cpu, cuda"),
+        (
+            ["run", "-p", "B2", "--device", "gpu", "-o", "OUT"],
+            2,
+            'not one of auto, cpu, cuda; did you mean "cuda"',
+        ),
         (["run", "-p", "B2", "--precision", "fp8", "-o", "OUT"], 2, "not one of auto, bf16, fp32"),
         (["run", "-p", "B22", "-o", "OUT"], 2, 'prototype "B22"; did you mean "B2"? `screening'),
         (["run", "-p", "B2", "--model", "OUT/none", "-o", "OUT"], 4, "there is no model"),

@@ -295,7 +295,7 @@ def test_grids_are_searched_on_the_workers_of_a_scheduler(
         (("--rows", 0), ("ridge",), 2, "--rows"),
         (("--target", "gapp"), ("ridge",), 3, 'did you mean "gap"'),
         (("--target", "holes"), ("ridge",), 3, "--drop-missing-energies"),
-        (("--holdout", 1.5), ("ridge",), 3, "held-out fraction is 1.5"),
+        (("--holdout", 1.5), ("ridge",), 2, "held-out fraction is 1.5"),
         (("--rows", 12, "--search"), ("k_neighbors",), 2, "cannot be fitted on"),
     ],
 )

@@ -17,7 +17,7 @@ from screening.dataset import (
     reduce_formula,
     split_by_formula,
 )
-from screening.errors import InputDataError
+from screening.errors import ConfigurationError, InputDataError
 from screening.feature_tables import Features
 from screening.features.schema import FEATURES
 from screening.features.table import Failure
@@ -196,7 +196,7 @@ def test_split_keeps_formulas_together(formulas: list[str], fraction: float, see
 
 
 def test_split_refuses_impossible_shares() -> None:
-    with pytest.raises(InputDataError, match="at least 0 and below 1"):
+    with pytest.raises(ConfigurationError, match="at least 0 and below 1"):
         split_by_formula(["A"], 1.0, 0)
 
 

@@ -44,6 +44,8 @@ def test_flag_wins_over_file_and_file_over_default(tmp_path: Path) -> None:
         ('prototype = "B2"\nout = "a"\n[cluster]\ntipe = "slurm"', 'did you mean "type"'),
         ('prototype = "B2"\nout = "a"\n[cluster]\ntype = "slurm"', "needs cores and memory"),
         ('prototype = "B2"\nout = "a"\nkeep-top = 0', "keep_top = 0"),
+        ('prototype = "B2"\nworkers = "no"\n[cluster]', r"wrong setting in \S*c.toml: workers = "),
+        ('prototype = "B2"\n[cluster]\nworkers = "no"', r"wrong setting in \[cluster\] of \S*c"),
         ("prototype = ", "not valid TOML"),
     ],
 )
