@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -94,7 +95,8 @@ def judge(
     model: ScreeningModel, request: BacktestRequest, **changes: Any
 ) -> tuple[BacktestResult, list[str]]:
     said: list[str] = []
-    result = run_backtest(model, replace(request, **changes), Path("unused"), say=said.append)
+    with tempfile.TemporaryDirectory() as work:
+        result = run_backtest(model, replace(request, **changes), Path(work), say=said.append)
     return result, said
 
 
@@ -386,7 +388,7 @@ def test_too_few_compounds_cannot_calibrate_themselves(
         judge(load_model(tiny_model), few, calibration="model")
 
 
-def test_real_labels_and_rankings(data_dir: Path) -> None:
+def test_real_labels_and_rankings(data_dir: Path, tmp_path: Path) -> None:
     """Labels are the decomposition energies of the data; IRNet beats the Random Forest.
 
     Of 6,000 ground states 98.9 % agree within 1 meV/atom and 99.9 % on what is stable.
@@ -405,7 +407,7 @@ def test_real_labels_and_rankings(data_dir: Path) -> None:
             data_dir / "mp_groundstates.parquet",
             calibration="model",
         ),
-        Path("unused"),
+        tmp_path,
     )
     net, forest, perfect = (result.find(name) for name in ("irnet", "random_forest_energy", "dft"))
     assert net is not None

@@ -181,7 +181,7 @@ def test_nothing_usable_is_an_error(
         (("train", "{data}", "--target", "formation_energy"), 3, "formation_energy_per_atom"),
         (("train", "{data}", "--recipe", "papper"), 2, "paper"),
         (("train", "{data}", "--loss", "mea"), 2, 'did you mean "mae"'),
-        (("train", "{data}", "--holdout", "1.5", "--workers", "0"), 3, "below 1"),
+        (("train", "{data}", "--holdout", "1.5", "--workers", "0"), 2, "below 1"),
         (("train", "{data}", "--sources", "{salts}/none.toml"), 2, "none.toml"),
         (("evaluate", "nosuch", "{data}"), 4, "nosuch"),
     ],

@@ -27,14 +27,14 @@ def test_overwrite_keeps_the_model_until_the_data_are_usable(
     table = pd.read_parquet(data)
     table.assign(formation_energy_per_atom="low").to_parquet(tmp_path / "text.parquet")
     table[["id"]].to_parquet(tmp_path / "features.parquet")
-    for wrong, options in (
-        (tmp_path / "typo.parquet", ()),
-        (tmp_path / "text.parquet", ()),
-        (data, ("--holdout", 1.5)),
-        (data, ("--features", tmp_path / "features.parquet")),
-        (data, ("--exclude-formulas", tmp_path / "none.csv")),
+    for wrong, options, code in (
+        (tmp_path / "typo.parquet", (), 3),
+        (tmp_path / "text.parquet", (), 3),
+        (data, ("--holdout", 1.5), 2),
+        (data, ("--features", tmp_path / "features.parquet"), 3),
+        (data, ("--exclude-formulas", tmp_path / "none.csv"), 3),
     ):
-        assert train(wrong, "--overwrite", *options).exit_code == 3
+        assert train(wrong, "--overwrite", *options).exit_code == code
         after = {path: path.read_bytes() for path in model.rglob("*") if path.is_file()}
         assert after == before
     (model / ".card.json.1234.tmp").write_text("leftover")
