@@ -39,7 +39,7 @@ th { color: var(--faint); font-weight: 600; white-space: normal; vertical-align:
 th:first-child, td:first-child { text-align: left; padding-left: .2rem; }
 tbody tr:nth-child(even) { background: var(--band); }
 .words { text-align: left; white-space: normal; }
-td.words { overflow-wrap: break-word; min-width: 8em; }
+td.words { overflow-wrap: break-word; }
 figure { margin: 1rem 0; }
 figure svg { width: 100%; max-width: 42rem; height: auto; }
 figcaption { font-size: .9rem; max-width: 42rem; }

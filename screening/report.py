@@ -31,6 +31,7 @@ from screening.page import (
     build_title,
 )
 from screening.plots import draw_element_map, plot_density, plot_histogram
+from screening.printing import count_things
 from screening.rank import select_candidates
 from screening.settings import RankBy
 from screening.shortlist import pick_shortlist
@@ -192,7 +193,7 @@ def _within(manifest: Mapping[str, Any]) -> float:
 
 def _head(manifest: Mapping[str, Any], scored: _Scored) -> list[str]:
     against, within = describe_hull(manifest["competitors"]), _within(manifest)
-    total = f"{manifest['counts']['total']:,} candidates were screened"
+    total = f"Screened: {count_things(manifest['counts']['total'], 'candidate')}"
     if scored.on_hull:
         stable = scored.above_hull <= within
         found = (
@@ -200,7 +201,7 @@ def _head(manifest: Mapping[str, Any], scored: _Scored) -> list[str]:
             f"above the hull of {against}; {_describe_new(stable & scored.new)}"
         )
     else:
-        found = f"{total}; {len(scored.new):,} of them are ranked."
+        found = f"{total}; ranked: {len(scored.new):,}."
     remarks = []
     if manifest["state"] != "complete":
         remarks.append(
