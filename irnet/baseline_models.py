@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .forest import Array, Forest
+from .kernel import clip, matern
 from .scaling import Scaling
 
 _LINEAR_BLOCK = 4096
@@ -18,7 +19,15 @@ _TREE_BLOCK = 16384
 _MARGIN = 16
 """Neighbours looked at beyond those asked for, because their distances are rough at first."""
 
-Form = Literal["linear", "neighbours", "kernel", "mean of trees", "median of trees", "sum of trees"]
+Form = Literal[
+    "linear",
+    "neighbours",
+    "kernel",
+    "scaled kernel",
+    "mean of trees",
+    "median of trees",
+    "sum of trees",
+]
 FloatArray = NDArray[np.float64]
 
 
@@ -88,10 +97,16 @@ def read_kept_model(
         if weights not in ("uniform", "distance"):
             raise ValueError(f"weights is {weights!r}")
         return NeighboursModel(scaling, rows, target, count, weights)
+    dual = _read_floats(arrays, "dual", (len(rows),))
+    if form == "scaled kernel":
+        scales = _read_floats(arrays, "scales", (len(names),))
+        length = _read_number(arrays, "length")
+        if length <= 0:
+            raise ValueError(f"length is {length}")
+        return ScaledKernelModel(scaling, rows, dual, scales, length)
     gamma = _read_number(arrays, "gamma")
     if gamma <= 0:
         raise ValueError(f"gamma is {gamma}")
-    dual = _read_floats(arrays, "dual", (len(rows),))
     return KernelModel(scaling, rows, dual, _read_number(arrays, "intercept"), gamma)
 
 
@@ -239,12 +254,10 @@ class KernelModel:
     def predict(self, x: NDArray[np.float32]) -> FloatArray:
         """Predict rows; see `KeptModel`."""
         known = _standardise(self.scaling, self.rows)
-        squares = np.square(known).sum(axis=1)
         values = np.empty(len(x))
-        # one row at a time: a product of matrices rounds by how many rows there are
-        for i, row in enumerate(_standardise(self.scaling, x)):
-            distance = np.maximum(squares + np.square(row).sum() - 2.0 * (known @ row), 0.0)
-            values[i] = (self.dual * np.exp(-self.gamma * distance)).sum()
+        distances = _square_distances(_standardise(self.scaling, x), known)
+        for i, squared in enumerate(distances):
+            values[i] = (self.dual * np.exp(-self.gamma * squared)).sum()
         return _unscale(self.scaling, values + self.intercept)
 
     def to_arrays(self) -> dict[str, Array]:
@@ -255,6 +268,54 @@ class KernelModel:
             "intercept": _number(self.intercept),
             "gamma": _number(self.gamma),
         }
+
+
+@dataclass(frozen=True, eq=False)
+class ScaledKernelModel:
+    """A weighted sum of Matérn kernels around all training rows; see `irnet.kernel`.
+
+    Attributes:
+        scaling: Of features and target.
+        rows: Training rows as they came, (m, features), float32.
+        dual: Their weights, (m,).
+        scales: Of the standardised features, (features,).
+        length: Of the kernel, in the scaled features' unit.
+    """
+
+    scaling: Scaling
+    rows: NDArray[np.float32]
+    dual: FloatArray
+    scales: FloatArray
+    length: float
+
+    def predict(self, x: NDArray[np.float32]) -> FloatArray:
+        """Predict rows; see `KeptModel`."""
+        known = self._scale(self.rows)
+        values = np.empty(len(x))
+        for i, squared in enumerate(_square_distances(self._scale(x), known)):
+            values[i] = (self.dual * matern(np.sqrt(squared), self.length)).sum()
+        return _unscale(self.scaling, values)
+
+    def _scale(self, x: NDArray[np.float32]) -> FloatArray:
+        scaled: FloatArray = clip(_standardise(self.scaling, x)) * self.scales
+        return scaled
+
+    def to_arrays(self) -> dict[str, Array]:
+        """Return what a file holds; see `KeptModel`."""
+        return _scaling_arrays(self.scaling) | {
+            "rows": self.rows,
+            "dual": self.dual,
+            "scales": self.scales,
+            "length": _number(self.length),
+        }
+
+
+def _square_distances(asked: FloatArray, known: FloatArray) -> Iterator[FloatArray]:
+    """Squares of the distances of each row asked from all known ones, (len(known),)."""
+    squares = np.square(known).sum(axis=1)
+    # one row at a time: a product of matrices rounds by how many rows there are
+    for row in asked:
+        yield np.maximum(squares + np.square(row).sum() - 2.0 * (known @ row), 0.0)
 
 
 @dataclass(frozen=True, eq=False)

@@ -52,6 +52,7 @@ KINDS = (
     "bagging",
     "random_forest",
     "gradient_boosting",
+    "kernel_ridge",
 )
 ALL = "all"
 """Value of --kind for every one."""

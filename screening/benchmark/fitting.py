@@ -68,6 +68,7 @@ _BASELINE_SECONDS: Final[Mapping[str, tuple[float, float]]] = {
     "bagging": (100.0, 1.1),
     "random_forest": (50.0, 1.1),
     "gradient_boosting": (25.0, 0.8),
+    "kernel_ridge": (30.0, 2.3),
 }
 """Core seconds of one fit to 10,000 rows, and the power of the rows with which they grow; rough."""
 

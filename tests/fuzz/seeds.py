@@ -69,7 +69,10 @@ def _fit_baselines(folder: Path) -> None:
     generator = np.random.default_rng(0)
     features = generator.normal(size=(40, len(FEATURES))).astype(np.float32)
     smaller = {"adaboost": {"n_estimators": 3}, "gradient_boosting": {"max_iter": 3}}
-    for name in ("ridge", "k_neighbors", "svr", "decision_tree", "adaboost", "gradient_boosting"):
+    for name in (
+        *("ridge", "k_neighbors", "svr", "kernel_ridge"),
+        *("decision_tree", "adaboost", "gradient_boosting"),
+    ):
         baseline = fit_baseline(
             name, features, features[:, 0], FEATURES, search=False, parameters=smaller.get(name)
         )

@@ -28,6 +28,7 @@ from irnet import DataError, ModelFileError, RecipeError, baseline_models, fit_f
 from irnet import forest as forest_module
 from irnet.baselines import BASELINES, Baseline, find_baseline, fit_baseline
 from irnet.forest import ForestParameters
+from irnet.kernel import ScaledKernelRidge
 from irnet.rows import hash_data
 from irnet.storage import read_tensors, write_tensors
 
@@ -69,11 +70,13 @@ FITS: dict[str, tuple[dict[str, Any], Any]] = {
             loss="absolute_error", learning_rate=0.3, max_leaf_nodes=7, max_iter=12
         ),
     ),
+    "kernel_ridge": ({"alpha": 0.01, "length": 2.0}, ScaledKernelRidge(0.01, 2.0)),
 }
-"""For each kind parameters of ours, and the same as an estimator of scikit-learn."""
+"""For each kind parameters of ours, and the same as an estimator (see test_kernel.py for ours)."""
 
 SCALED = (
     "linear_regression", "lasso", "ridge", "elastic_net", "sgd", "k_neighbors", "svr",
+    "kernel_ridge",
 )  # fmt: skip
 
 
@@ -133,7 +136,8 @@ def test_kinds_are_those_of_the_paper() -> None:
         "Bagging": 0.078,
         "Random Forest": 0.072,
     }
-    assert {"lasso", "sgd", "gradient_boosting"} <= set(BASELINES)
+    assert set(list(BASELINES)[-2:]) == {"gradient_boosting", "kernel_ridge"}
+    assert {"lasso", "sgd"} <= set(BASELINES)
     forest = find_baseline("random_forest")
     assert forest.grid_points == 48
     assert forest.grid["max_features"] == (0.25, 0.33)
@@ -448,6 +452,10 @@ HOSTILE: list[tuple[str, Any, str]] = [
     ("k_neighbors", head(card={}), "card is not whole"),
     ("svr", put("gamma", poke(0, -1.0)), "gamma is -1"),
     ("svr", put("dual", lambda t: t[:-1]), "dual is float64"),
+    ("kernel_ridge", put("length", poke(0, 0.0)), "length is 0"),
+    ("kernel_ridge", put("scales", lambda t: t[:-1]), "scales is float64"),
+    ("kernel_ridge", put("dual", lambda t: t[:-1]), "dual is float64"),
+    ("svr", head(name="kernel_ridge"), "scales"),
     ("svr", head(name="ridge"), "coefficients"),
     ("ridge", head(name="svc"), "a baseline 'svc'"),
     ("ridge", head(name=["ridge"]), "do not fit"),
@@ -480,17 +488,20 @@ def test_missing_and_foreign_files(tmp_path: Path) -> None:
         Baseline.load(tmp_path / "text")
 
 
+DAMAGED = ("elastic_net", "k_neighbors", "svr", "kernel_ridge", "adaboost", "gradient_boosting")
+
+
 @pytest.fixture(scope="module")
 def saved(fitted: dict[str, Baseline], tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("saved")
-    for name in ("elastic_net", "k_neighbors", "svr", "adaboost", "gradient_boosting"):
+    for name in DAMAGED:
         fitted[name].save(folder / name)
     return folder
 
 
 @settings(max_examples=150, deadline=None)
 @given(
-    st.sampled_from(["elastic_net", "k_neighbors", "svr", "adaboost", "gradient_boosting"]),
+    st.sampled_from(DAMAGED),
     st.floats(0, 1, exclude_max=True),
     st.binary(min_size=1, max_size=8),
     st.booleans(),
