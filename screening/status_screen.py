@@ -15,7 +15,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from screening.printing import make_printable
+from screening.printing import count_things, make_printable
 from screening.status import State
 from screening.terminal import format_probability
 
@@ -112,8 +112,7 @@ def describe_outcome(status: CampaignStatus) -> str:
     if status.failed:
         parts.append(f"{status.failed:,} failed")
     if status.shards_quarantined:
-        shards = "shard" if status.shards_quarantined == 1 else "shards"
-        parts.append(f"{status.shards_quarantined:,} {shards} quarantined")
+        parts.append(f"{count_things(status.shards_quarantined, 'shard')} quarantined")
     if status.best:
         parts.append(f"best so far {describe_row(status.best[0])}")
     return ", ".join(parts)
@@ -172,8 +171,8 @@ class StatusScreen:
             no_wrap=True,
         )
         yield Text(describe_state(status), style=_STYLES[status.state])
-        shards = f"; {status.shards_done:,} of {status.shards:,} shards"
-        yield Text(describe_progress(status) + shards)
+        shards = f"{status.shards_done:,} of {count_things(status.shards, 'shard')}"
+        yield Text(f"{describe_progress(status)}; {shards}")
         if console.is_terminal:
             yield self._draw_bar()
         yield ""

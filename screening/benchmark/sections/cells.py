@@ -10,6 +10,7 @@ from typing import Final
 from irnet import Architecture
 from irnet.baselines import BASELINES
 from irnet.metrics import Interval
+from screening.benchmark.data import UNITS
 from screening.benchmark.paper import DEPTHS, KINDS
 from screening.benchmark.summary import Measured, Summary, show_number, show_value
 from screening.benchmark.trial import HELD_OUT, Trial
@@ -250,9 +251,8 @@ def show_chosen(summary: Summary) -> str:
 
 
 def find_unit(summaries: Iterable[Summary]) -> str:
-    """Unit of the errors; more than one where the results differ in it."""
-    units = sorted({result.unit for each in summaries for result in each.results if result.unit})
-    return ", ".join(units) or "unit unknown"
+    """Unit of the errors; more than one where the targets differ in it."""
+    return ", ".join(sorted({UNITS[each.trial.target] for each in summaries}))
 
 
 def sort_by_error(summaries: Iterable[Summary], *, worst_first: bool = False) -> list[Summary]:

@@ -49,7 +49,7 @@ def test_table_4_has_the_best_regressor_and_the_papers_figure_of_the_same_proper
     best = "0.4000 (1), Random Forest; 1 of 3 without a result"
     assert list(density[:5]) == ["mp-c", "density", "g/cm^3", best, "0.5052"]
     assert list(density[5:]) == ["not run", "0.4010", "0.3000 (1)", "0.3480", "missing", "0.3860"]
-    assert list(volume[2:5]) == ["unit unknown", "missing", ""]
+    assert list(volume[2:5]) == ["Å^3/atom", "missing", ""]
     assert "Bandgap (OQMD-C)" in section.text
     assert "Density (MP-C)" not in section.text
     assert [row[0] for row in details.table[1:]] == [
