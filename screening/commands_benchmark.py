@@ -40,6 +40,7 @@ BENCHMARKS = (
     "leave-element-out",
     "known-only",
     "recipes",
+    "patience",
 )
 ALL = "all"
 """In place of a name: each of them."""

@@ -445,6 +445,18 @@ def _recipes(budget: Budget) -> tuple[Trial, ...]:
     return tuple(trials)
 
 
+def _patience(budget: Budget) -> tuple[Trial, ...]:
+    sizes = {"tiny": Size(200, 1, 1, 50), "cpu": Size(1_000, None, 1, 1_000)}
+    size = sizes.get(budget, Size(1_000, None, 3, None))
+    trials: list[Trial] = []
+    for recipe in ("paper", "default"):
+        changes: dict[str, Value] = {"batch_size": BATCH_SIZES[0][1]} if recipe == "default" else {}
+        for model in ("irnet-17",) if budget == "tiny" else ("plain-17", "srnet-17", "irnet-17"):
+            trial = _describe_trial("patience", f"{recipe}-{model}", model, "oqmd-sc")
+            trials += _fit_network(trial, size, recipe, changes)
+    return tuple(trials)
+
+
 _TITLES: Final[Mapping[str, str]] = {"brnet": "BRNet", "ibrnet": "BRNet, iBRNet's schedule"}
 
 BENCHMARKS: Final[Mapping[str, Benchmark]] = {
@@ -471,6 +483,12 @@ BENCHMARKS: Final[Mapping[str, Benchmark]] = {
         Benchmark("known-only", "Learning from known crystals or from everything", "", _known_only),
         Benchmark(
             "recipes", "From the paper's recipe to ours, and the quirks of its code", "", _recipes
+        ),
+        Benchmark(
+            "patience",
+            "Both recipes on few rows, each until it ends by itself",
+            "",
+            _patience,
         ),
     )
 }

@@ -42,6 +42,7 @@ SECTIONS: Final[Mapping[str, Describe]] = {
     "leave-element-out": describe_left_out,
     "known-only": describe_known_only,
     "recipes": describe_recipes,
+    "patience": describe_depths,
 }
 """What describes a benchmark, by its name."""
 
