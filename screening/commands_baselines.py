@@ -131,7 +131,8 @@ def fit(
         typer.Option(
             min=1,
             help="Most rows to fit: whole formulas, drawn at random with the seed. The held-out "
-            "rows stay the same. SVR and AdaBoost take hours on tens of thousands.",
+            "rows stay the same. SVR and AdaBoost take hours on tens of thousands, kernel_ridge "
+            "much memory.",
             show_default="all",
         ),
     ] = None,
