@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from pymatgen.core.lattice import Lattice
 from pymatgen.core.structure import Structure
@@ -305,13 +305,14 @@ def test_missing_column_names_the_nearest(tmp_path: Path) -> None:
     st.lists(st.floats(-3, 3), min_size=9, max_size=9),
     st.lists(st.floats(-2, 2), min_size=3, max_size=18),
 )
+@example([-2.0, 0.0, -2.5, 0.0, 0.0, 0.0, -2.0, 2.0, 0.0], [0.0, 0.0, 0.0])
 def test_overlaps_are_those_that_pymatgen_finds(cell: list[float], coords: list[float]) -> None:
     lattice = np.array(cell).reshape(3, 3) + 3.5 * np.eye(3)
     positions = np.array(coords[: len(coords) // 3 * 3]).reshape(-1, 3)
     crystal = Crystal("x", lattice, np.full(len(positions), 11, dtype=np.int64), positions)
     defect = find_defect(crystal)
-    if defect is not None and "flat" in defect:
-        return
+    if defect is not None and ("flat" in defect or "too thin" in defect):
+        return  # refused whatever the distances are
     structure = crystal.to_structure()
     images = structure.get_all_neighbors(SHORTEST_DISTANCE * (1 + 1e-9))
     shortest = min((n.nn_distance for site in images for n in site), default=np.inf)
