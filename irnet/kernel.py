@@ -70,8 +70,9 @@ class ScaledKernelRidge(RegressorMixin, BaseEstimator):  # type: ignore[misc]
                 ``alpha``.
         """
         for name in ("alpha", "length"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} is {getattr(self, name)}, not positive")
+            value = getattr(self, name)
+            if not (isinstance(value, int | float) and 0 < value < np.inf):
+                raise ValueError(f"{name} is {value!r}, not a positive number")
         checked, target = check_X_y(X, y, dtype=np.float64, y_numeric=True)
         _check_memory(len(checked))
         self.rows_ = clip(checked)

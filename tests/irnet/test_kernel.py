@@ -4,6 +4,7 @@ The mean of a Gaussian process with fixed hyperparameters is kernel ridge regres
 """
 
 import os
+from typing import Any
 
 import numpy as np
 import pytest
@@ -108,13 +109,15 @@ def test_repeated_rows_and_constant_targets_give_numbers(
 @pytest.mark.parametrize(
     ("parameters", "complaint"),
     [
-        ({"alpha": 0.0}, "alpha is 0.0, not positive"),
+        ({"alpha": 0.0}, "alpha is 0.0, not a positive number"),
+        ({"alpha": "scale"}, "alpha is 'scale', not"),
+        ({"length": float("inf")}, "length is inf"),
         ({"alpha": float("nan")}, "alpha is nan"),
         ({"length": -1.0}, "length is -1.0"),
         ({"alpha": 1e-9, "length": 1e3}, "cannot factor the kernel matrix with alpha 1e-09"),
     ],
 )
-def test_bad_parameters(parameters: dict[str, float], complaint: str) -> None:
+def test_bad_parameters(parameters: dict[str, Any], complaint: str) -> None:
     with pytest.raises(ValueError, match=complaint):
         ScaledKernelRidge(**parameters).fit(*make_rows(300))
 
