@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.linalg import cho_factor, cho_solve
+from scipy.spatial.distance import pdist
 from sklearn.base import BaseEstimator, RegressorMixin
 from sklearn.utils.validation import check_is_fitted, check_X_y
 
@@ -183,8 +184,8 @@ def matern(distances: NDArray[np.float64], length: float) -> NDArray[np.float64]
 
 def _median_distance(rows: Floats) -> float:
     """Median distance between different ones of the first rows; 1 where there is none."""
-    some = rows[:_ROWS_OF_MEDIAN]
-    pairs = _distances(some, some)[np.triu_indices(len(some), k=1)]
+    # from differences: through products of matrices, rows that are the same are not at distance 0
+    pairs = pdist(rows[:_ROWS_OF_MEDIAN].astype(np.float64))
     pairs = pairs[pairs > 0]
     return float(np.median(pairs)) if len(pairs) else 1.0
 
