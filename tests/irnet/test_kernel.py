@@ -4,6 +4,7 @@ The mean of a Gaussian process with fixed hyperparameters is kernel ridge regres
 """
 
 import os
+import re
 from typing import Any
 
 import numpy as np
@@ -127,3 +128,36 @@ def test_rows_that_do_not_fit_into_memory(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(os, "sysconf", {"SC_PAGE_SIZE": 4096, "SC_PHYS_PAGES": 64}.__getitem__)
     with pytest.raises(ValueError, match="takes 0 GiB and this machine has 0: fit at most 0 rows"):
         ScaledKernelRidge().fit(*make_rows(300))
+
+
+@pytest.mark.parametrize("gibibytes", [1, 16, 24, 1000])
+def test_as_many_rows_as_said_fit_into_memory(
+    monkeypatch: pytest.MonkeyPatch, gibibytes: int
+) -> None:
+    memory = gibibytes * 2**30
+    monkeypatch.setattr(
+        os, "sysconf", {"SC_PAGE_SIZE": 4096, "SC_PHYS_PAGES": memory // 4096}.__getitem__
+    )
+    with pytest.raises(ValueError, match="fit at most") as caught:
+        kernel._check_memory(10_000_000)
+    said = re.search("at most ([0-9,]+) rows", str(caught.value))
+    assert said is not None
+    most = int(said[1].replace(",", ""))
+    kernel._check_memory(most)
+    assert 0.6 * memory < 2 * most**2 < 0.8 * memory
+    with pytest.raises(ValueError, match="fit at most"):
+        kernel._check_memory(most + 3_000)
+
+
+def test_the_factor_is_that_of_the_whole_matrix(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernel, "_BLOCK", 32)
+    rows, target = make_rows(107)
+    panels = kernel._factor(rows.astype(np.float32), 1.3, 0.01)
+    assert [panel.shape for panel in panels] == [(32, 32), (32, 64), (32, 96), (11, 107)]
+    found = np.zeros((107, 107))
+    for number, panel in enumerate(panels):
+        found[32 * number : 32 * number + len(panel), : panel.shape[1]] = panel
+    matrix = Matern(1.3, nu=1.5)(rows) + 0.01 * np.eye(107)
+    np.testing.assert_allclose(found, np.linalg.cholesky(matrix), rtol=0, atol=1e-5)
+    expected = np.linalg.solve(matrix, target)
+    np.testing.assert_allclose(kernel._substitute(panels, target), expected, rtol=1e-3, atol=1e-3)
