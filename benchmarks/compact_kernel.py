@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from scipy.linalg import cho_factor, cho_solve, cholesky, solve_triangular
 from trials import Rows, read
 
-from irnet.kernel import ScaledKernelRidge, clip, matern
+from irnet.kernel import ScaledKernelRidge, clip, matern, solve_kernel
 
 BLOCK = 2000
 JITTER = 1e-7
@@ -63,16 +63,6 @@ def fit_centres(
     normal[np.diag_indices_from(normal)] += alpha
     solved = cho_solve(cho_factor(normal, overwrite_a=True), white.T @ target)
     return np.asarray(solve_triangular(root, solved, lower=True, trans="T"))
-
-
-def fit_rows(rows: Values, target: Values, length: float, alpha: float) -> Values:
-    """Weights of all rows, (rows,), factored in single precision."""
-    matrix = np.empty((len(rows), len(rows)), dtype=np.float32)
-    for start in range(0, len(rows), BLOCK):
-        matrix[start : start + BLOCK] = kernel(rows[start : start + BLOCK], rows, length)
-    matrix[np.diag_indices_from(matrix)] = 1 + alpha
-    factor = cho_factor(matrix.T, lower=True, overwrite_a=True, check_finite=False)
-    return np.asarray(cho_solve(factor, target.astype(np.float32)), dtype=np.float64)
 
 
 def project(rows: Values, components: int) -> tuple[Values, Values]:
@@ -134,7 +124,7 @@ def main() -> None:
         known = (rows - middle) @ axes
         step = np.abs(known).max() / 127  # one for all components: a distance counts them alike
         known = np.round(known / step) * step
-        weights = fit_rows(known, target, exact.length_, exact.alpha)
+        weights = solve_kernel(known.astype(np.float32), target, exact.length_, exact.alpha)
         elapsed = time.perf_counter() - started
         predicted = [kernel((values - middle) @ axes, known, exact.length_) @ weights
                      for values in asked]  # fmt: skip

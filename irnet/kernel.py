@@ -86,7 +86,7 @@ class ScaledKernelRidge(RegressorMixin, BaseEstimator):  # type: ignore[misc]
         self.scales_ = self._learn_scales(rows[sample], target[sample])
         scaled = rows * self.scales_.astype(np.float32)
         self.length_ = self.length * _median_distance(scaled[sample])
-        self.dual_ = self._solve(scaled, self.length_, target)
+        self.dual_ = solve_kernel(scaled, target, self.length_, self.alpha)
         return self
 
     def predict(self, X: ArrayLike) -> NDArray[np.float64]:
@@ -112,7 +112,7 @@ class ScaledKernelRidge(RegressorMixin, BaseEstimator):  # type: ignore[misc]
         """Root mean square of the first fit's derivative along each feature, at its rows."""
         equal = np.ones(rows.shape[1])
         length = self.length * _median_distance(rows)
-        dual = self._solve(rows, length, target).astype(np.float32)
+        dual = solve_kernel(rows, target, length, self.alpha).astype(np.float32)
         distances = _distances(rows, rows)
         # dk/dx = -(c² exp(-c d)) (x - x'), c = √3 / length
         steepness = _ROOT_3 / length
@@ -125,17 +125,6 @@ class ScaledKernelRidge(RegressorMixin, BaseEstimator):  # type: ignore[misc]
             return equal
         scales: NDArray[np.float64] = np.sqrt(mean / mean.mean())
         return scales
-
-    def _solve(self, rows: Floats, length: float, target: NDArray[np.float64]) -> NDArray[Any]:
-        """Weights of the rows, (n,)."""
-        try:
-            factor = _factor(rows, length, self.alpha)
-        except np.linalg.LinAlgError as error:
-            raise ValueError(
-                f"single precision cannot factor the kernel matrix with alpha {self.alpha}; "
-                "a larger alpha can"
-            ) from error
-        return _substitute(factor, target).astype(np.float64)
 
 
 def clip(standardised: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -167,6 +156,34 @@ def _to_kernel(distances: NDArray[Any], length: float) -> None:
         falling = np.exp(-each)
         each += 1
         each *= falling
+
+
+def solve_kernel(
+    rows: Floats, target: NDArray[np.float64], length: float, alpha: float
+) -> NDArray[np.float64]:
+    """Weights of rows in kernel ridge regression with a Matérn 3/2 kernel.
+
+    Args:
+        rows: (n, features), scaled.
+        target: (n,).
+        length: Of the kernel.
+        alpha: Added to the diagonal of the kernel matrix.
+
+    Returns:
+        Weights, (n,).
+
+    Raises:
+        ValueError: Single precision cannot factor the kernel matrix with so small an ``alpha``.
+    """
+    try:
+        factor = _factor(rows, length, alpha)
+    except np.linalg.LinAlgError as error:
+        raise ValueError(
+            f"single precision cannot factor the kernel matrix with alpha {alpha}; "
+            "a larger alpha can"
+        ) from error
+    weights: NDArray[np.float64] = _substitute(factor, target).astype(np.float64)
+    return weights
 
 
 def _factor(rows: Floats, length: float, alpha: float) -> list[Floats]:
