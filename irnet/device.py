@@ -7,7 +7,10 @@ import torch
 from .errors import DeviceError, nearest
 
 DEVICES = ("auto", "cpu", "cuda")
-_PRECISIONS = ("auto", "bf16", "fp32")
+PRECISIONS = ("auto", "bf16", "fp32")
+"""Of matrix products in training."""
+SCORING_PRECISIONS = ("auto", "int8", "bf16", "fp32")
+"""Of matrix products in prediction."""
 
 
 def choose_device(name: str) -> torch.device:
@@ -41,7 +44,7 @@ def choose_device(name: str) -> torch.device:
 
 
 def choose_dtype(precision: str, device: torch.device) -> torch.dtype:
-    """Turn "auto", "bf16" or "fp32" into a dtype for matrix products.
+    """Turn "auto", "bf16" or "fp32" into a dtype for the matrix products of training.
 
     Args:
         precision: "auto" takes bfloat16 where the device has instructions for it.
@@ -53,16 +56,47 @@ def choose_dtype(precision: str, device: torch.device) -> torch.dtype:
     Raises:
         DeviceError: If the precision is unknown.
     """
-    if precision not in _PRECISIONS:
-        raise DeviceError(
-            f"unknown precision {precision!r}{nearest(precision, _PRECISIONS)} "
-            f"({', '.join(_PRECISIONS)})"
-        )
+    _check_precision(precision, PRECISIONS)
     if precision == "fp32":
         return torch.float32
     if precision == "bf16" or has_fast_bf16(device):
         return torch.bfloat16
     return torch.float32
+
+
+def choose_scoring_precision(precision: str, device: torch.device) -> str:
+    """Turn "auto" into the precision of prediction that suits a device, and check the others.
+
+    Args:
+        precision: "auto" takes bf16 where the device has instructions for it, else int8 where it
+            has those, else fp32.
+        device: Where the products run.
+
+    Returns:
+        "int8", "bf16" or "fp32".
+
+    Raises:
+        DeviceError: If the precision is unknown, or int8 on a device that cannot.
+    """
+    _check_precision(precision, SCORING_PRECISIONS)
+    if precision == "auto":
+        if has_fast_bf16(device):
+            return "bf16"
+        return "int8" if has_fast_int8(device) else "fp32"
+    if precision == "int8" and not has_fast_int8(device):
+        found = "a GPU" if device.type == "cuda" else "this processor"
+        raise DeviceError(
+            f"precision 'int8' needs a processor with VNNI instructions, which {found} has not; "
+            "use auto, bf16 or fp32"
+        )
+    return precision
+
+
+def _check_precision(precision: str, known: tuple[str, ...]) -> None:
+    if precision not in known:
+        raise DeviceError(
+            f"unknown precision {precision!r}{nearest(precision, known)} ({', '.join(known)})"
+        )
 
 
 def has_fast_bf16(device: torch.device) -> bool:
@@ -71,3 +105,14 @@ def has_fast_bf16(device: torch.device) -> bool:
         return torch.cuda.get_device_capability(device) >= (8, 0)
     capabilities = torch.cpu.get_capabilities()
     return any(bool(capabilities.get(key)) for key in ("avx512_bf16", "amx_bf16", "bf16"))
+
+
+def has_fast_int8(device: torch.device) -> bool:
+    """Whether the device is a processor that adds products of 8-bit integers exactly (VNNI).
+
+    Older ones add pairs of products in 16 bits, which overflow.
+    """
+    if device.type != "cpu":
+        return False
+    capabilities = torch.cpu.get_capabilities()
+    return any(bool(capabilities.get(key)) for key in ("avx512_vnni", "avx_vnni", "amx_int8"))

@@ -199,7 +199,8 @@ class Ensemble:
 
         Args:
             device: "auto", "cpu", "cuda" or "cuda:<n>".
-            precision: "bf16", "fp32", or "auto": bfloat16 where the device has it in hardware.
+            precision: "int8", "bf16", "fp32", or "auto": bf16 where the device has it in hardware,
+                else int8 where it has that, see `irnet.scorer.Scorer`.
 
         Returns:
             A scorer; build it once and keep it.

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from .device import choose_device, choose_dtype
+from .device import choose_device, choose_scoring_precision
 from .errors import DataError
 from .network import Branches, activate_in_place
 
@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from .network import Layer, Stage
 
 _BLOCK_ROWS = {"cpu": 1024, "cuda": 16384}
+_INT8_INPUTS = 512  # of narrower products int8 gains nothing and loses more
+_INT8_TOP = 127
+_TINY = 1e-30  # stands for the size of a row of zeros
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,10 +80,44 @@ class _Affine:
 
 
 @dataclass(frozen=True, eq=False)
+class _Int8Affine:
+    """The same with products of 8-bit integers, which are added exactly.
+
+    Weights are rounded once, in steps of their output's own, and inputs at every call, in steps of
+    their row's own: a row's result depends on nothing but the row.
+
+    Attributes:
+        weight: (inputs, outputs), int8.
+        step: Of each output's weights, times that of an input whose largest size is 1: (outputs,).
+        bias: (outputs,).
+    """
+
+    weight: Tensor
+    step: Tensor
+    bias: Tensor
+
+    @classmethod
+    def round(cls, affine: _Affine) -> _Int8Affine:
+        weight = affine.weight.double()
+        step = weight.abs().amax(dim=1, keepdim=True).clamp_min(_TINY) / _INT8_TOP
+        rounded = (weight / step).round().to(torch.int8)
+        return cls(rounded.T, (step[:, 0] / _INT8_TOP).float(), affine.bias)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        # the largest size of a row's values: two passes that hold nothing, not x.abs()
+        size = torch.maximum(x.amax(dim=1, keepdim=True), x.amin(dim=1, keepdim=True).neg_())
+        size.clamp_min_(_TINY)
+        rounded = torch.mul(x, _INT8_TOP / size).round_().to(torch.int8)
+        sums = torch._int_mm(rounded, self.weight)
+        y = sums.view(torch.float32).copy_(sums).mul_(size)  # in the memory of the sums
+        return torch.addcmul(self.bias, y, self.step, out=y)
+
+
+@dataclass(frozen=True, eq=False)
 class _Layer:
     """A folded layer; with a projection, its outputs stand behind the layer's own."""
 
-    affine: _Affine
+    affine: _Affine | _Int8Affine
     width: int
     activate: Callable[[Tensor], Tensor]
     after: tuple[Tensor, Tensor] | None
@@ -101,7 +138,7 @@ class _Layer:
 class _Stage:
     layers: tuple[_Layer, ...]
     shortcut: bool
-    projection: _Affine | None
+    projection: _Affine | _Int8Affine | None
 
     def __call__(self, x: Tensor) -> Tensor:
         y = x
@@ -159,12 +196,14 @@ class Scorer:
     Args:
         members: Trained members with the same feature names.
         device: "auto", "cpu", "cuda" or "cuda:<n>".
-        precision: "auto", "bf16" or "fp32".
-        stacked: Whether members of one architecture share batched products; by default on a GPU.
+        precision: "auto", "int8", "bf16" or "fp32". With int8 the products over 512 inputs and more
+            are those of 8-bit integers and the others in fp32; it needs a processor with VNNI.
+        stacked: Whether members of one architecture share batched products; by default on a GPU,
+            never with int8.
 
     Attributes:
         device: Where it runs.
-        dtype: Of its matrix products.
+        precision: Of its matrix products: "int8", "bf16" or "fp32".
         block_rows: Rows that go through the networks at a time.
     """
 
@@ -177,19 +216,22 @@ class Scorer:
         stacked: bool | None = None,
     ) -> None:
         self.device = choose_device(device)
-        self.dtype = choose_dtype(precision, self.device)
+        self.precision = choose_scoring_precision(precision, self.device)
         self.block_rows = _BLOCK_ROWS[self.device.type]
         self.feature_names = members[0].feature_names
         self.classes = members[0].classes
         self._widths = [member.architecture.blocks[-1].width for member in members]
         if stacked is None:
             stacked = self.device.type == "cuda"
+        stacked = stacked and self.precision != "int8"
         groups: dict[object, list[int]] = {}
         for number, member in enumerate(members):
             key = (member.architecture, member.scaling.clip) if stacked else number
             groups.setdefault(key, []).append(number)
         self._groups = [
-            _fold([members[i] for i in numbers], tuple(numbers), self.device, self.dtype, stacked)
+            _fold(
+                [members[i] for i in numbers], tuple(numbers), self.device, self.precision, stacked
+            )
             for numbers in groups.values()
         ]
 
@@ -310,14 +352,20 @@ def _fold(
     members: Sequence[Member],
     numbers: tuple[int, ...],
     device: torch.device,
-    dtype: torch.dtype,
+    precision: str,
     stacked: bool,
 ) -> _Group:
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     networks = [member.network.double() for member in members]
 
     def tensor(values: Sequence[Tensor], like: torch.dtype) -> Tensor:
         joined = torch.stack(list(values)) if stacked else values[0]
         return joined.detach().to(device, like).contiguous()
+
+    def hidden(pairs: Sequence[tuple[Tensor, Tensor]]) -> _Affine | _Int8Affine:
+        exact = affine(pairs, dtype)
+        wide = exact.weight.shape[-1] >= _INT8_INPUTS
+        return _Int8Affine.round(exact) if precision == "int8" and wide else exact
 
     def affine(pairs: Sequence[tuple[Tensor, Tensor]], like: torch.dtype) -> _Affine:
         weights, biases = zip(*pairs, strict=True)
@@ -338,7 +386,7 @@ def _fold(
                 tensor([s.reshape(shape) for s in shifts], dtype),
             )
         return _Layer(
-            affine=affine(folded, dtype),
+            affine=hidden(folded),
             width=first.linear.out_features,
             activate=activate_in_place(first.activation),
             after=after,
@@ -351,7 +399,7 @@ def _fold(
         return _Stage(
             layers=tuple(map(layer, zip(*(part.layers for part in parts), strict=True))),
             shortcut=parts[0].shortcut,
-            projection=affine([(p.weight, p.bias) for p in projections if p is not None], dtype)
+            projection=hidden([(p.weight, p.bias) for p in projections if p is not None])
             if projections[0] is not None
             else None,
         )

@@ -173,7 +173,7 @@ DeviceOption = Annotated[
 PrecisionOption = Annotated[
     str | None,
     typer.Option(
-        help="Arithmetic of the networks: auto, bf16 or fp32.",
+        help="Arithmetic of the networks: auto, int8, bf16 or fp32.",
         autocompletion=complete_precision,
         show_default="auto",
     ),

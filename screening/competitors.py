@@ -149,7 +149,7 @@ class CompetitorTask:
         model: Name or absolute path of the model.
         model_hash: What the model's hash must be.
         device: auto, cpu or cuda.
-        precision: auto, bf16 or fp32.
+        precision: auto, int8, bf16 or fp32.
         threads: Threads of arithmetic for this worker; None leaves them as they are.
         folder: Result folder of the campaign, as the worker sees it.
     """

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 DEVICES = ("auto", "cpu", "cuda")
-PRECISIONS = ("auto", "bf16", "fp32")
+PRECISIONS = ("auto", "int8", "bf16", "fp32")
 COMPETITORS = ("binary", "ternary", "none")
 ORDERS = (
     "p_stable",

@@ -135,7 +135,7 @@ def load_scorer(name: str, content_hash: str, device: str, precision: str) -> Lo
         name: Name of a bundled model or path of a model folder.
         content_hash: What the model's hash must be.
         device: Torch device.
-        precision: Arithmetic of the networks: auto, bf16 or fp32.
+        precision: Arithmetic of the networks: auto, int8, bf16 or fp32.
 
     Returns:
         The model with its scorer.

@@ -46,6 +46,7 @@ class Precision(StrEnum):
     """Arithmetic of the networks' matrix products."""
 
     AUTO = "auto"
+    INT8 = "int8"
     BF16 = "bf16"
     FP32 = "fp32"
 

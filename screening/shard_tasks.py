@@ -68,7 +68,7 @@ class ShardTask:
         model: Name or absolute path of the model.
         model_hash: What the model's hash must be.
         device: auto, cpu or cuda.
-        precision: auto, bf16 or fp32.
+        precision: auto, int8, bf16 or fp32.
         threads: Threads of arithmetic for this worker; None leaves them as they are.
         folder: Result folder, as the worker sees it.
         phases: File of the competing phases; None computes no hull.
@@ -161,7 +161,7 @@ def screen_shard(task: ShardTask, worker: int = 0, name: str = DRIVER) -> Receip
         seconds={stage: round(each, 6) for stage, each in clock.seconds.items()},
         sha256=checksum,
         device=_name_device(device),
-        precision=str(loaded.scorer.dtype).removeprefix("torch."),
+        precision=loaded.scorer.precision,
         threads=torch.get_num_threads(),
         host=platform.node(),
         worker=name,

@@ -6,12 +6,18 @@ import pytest
 import torch
 
 from irnet import Architecture, DataError, Ensemble, Member
+from irnet.device import has_fast_int8
 from irnet.network import new_network
 from irnet.scaling import Scaling
-from irnet.scorer import Scorer
+from irnet.scorer import Scorer, _Affine, _Int8Affine
 
 COLUMNS = 10
 NAMES = tuple(f"f{i}" for i in range(COLUMNS))
+
+
+needs_int8 = pytest.mark.skipif(
+    not has_fast_int8(torch.device("cpu")), reason="this processor has no VNNI instructions"
+)
 
 
 def random_member(
@@ -141,6 +147,68 @@ def check_rows_stand_alone(scorer: Scorer) -> None:
     )
     others = np.concatenate([rows(1000, seed=5) * 100, x])
     np.testing.assert_array_equal(scorer.predict(others).members[:, 1000:], together.members)
+
+
+@needs_int8
+@pytest.mark.parametrize("inputs", [7, 271, 512, 1024])
+def test_int8_products_are_those_of_the_rounded_numbers(inputs: int) -> None:
+    random = np.random.default_rng(inputs)
+    weight = random.normal(size=(33, inputs)) * random.uniform(0.01, 9, size=(33, 1))
+    weight[3] = 0.0
+    bias = random.normal(size=33)
+    x = random.normal(size=(50, inputs)) * 10.0 ** random.integers(-6, 6, size=(50, 1))
+    x[4] = 0.0
+    x[5] = -np.abs(x[5])
+    x, weight, bias = (values.astype(np.float32) for values in (x, weight, bias))
+    exact = _Affine(torch.from_numpy(weight), torch.from_numpy(bias))
+    found = _Int8Affine.round(exact)(torch.from_numpy(x)).numpy()
+
+    weight_size = np.abs(weight.astype(float)).max(axis=1).clip(1e-30)
+    size = np.abs(x).max(axis=1, keepdims=True).clip(np.float32(1e-30))
+    rounded_weight = np.rint(weight / (weight_size[:, None] / 127)).astype(np.int64)
+    rounded = np.rint(x * (np.float32(127) / size)).astype(np.int64)
+    products = (rounded @ rounded_weight.T) / 127**2 * size * weight_size
+    largest = np.abs(rounded) @ np.abs(rounded_weight).T / 127**2 * size * weight_size
+    assert (np.abs(found - (products + bias)) <= 1e-6 * (largest + np.abs(bias) + 1)).all()
+    np.testing.assert_array_equal(found[4], bias)
+    # half a step of either factor, times the other
+    lost = (size * np.abs(weight).sum(axis=1) + np.abs(x).sum(axis=1)[:, None] * weight_size) / 254
+    lost += inputs * size * weight_size / 254**2
+    assert (np.abs(found - (x.astype(float) @ weight.T + bias)) <= 1.001 * lost + 1e-5).all()
+
+
+WIDE = ["640BARx3-512BARx2-64BARx1-1", "512BAx3R-512BAx2R-32BAx1R-1", "600ARx2P2-16BAx1P3-1"]
+
+
+@needs_int8
+@pytest.mark.parametrize("text", WIDE)
+def test_int8_is_about_as_close_to_fp32_as_bf16(text: str) -> None:
+    members = [random_member(text, seed) for seed in range(2)]
+    x = rows(700)
+    exact, bf16, int8 = (
+        Scorer(members, precision=precision).predict(x, hidden=True)
+        for precision in ("fp32", "bf16", "int8")
+    )
+    for name in ("members", "hidden"):
+        true = getattr(exact, name)
+        of_int8, of_bf16 = (np.abs(getattr(each, name) - true).mean() for each in (int8, bf16))
+        assert 0 < of_int8 < 4 * of_bf16
+        assert of_int8 < 0.02 * true.std()
+
+
+@needs_int8
+def test_int8_leaves_narrow_networks_alone() -> None:
+    members = [random_member("256BARx3-32BARx2-1", seed) for seed in range(2)]
+    exact, int8 = (Scorer(members, precision=each).predict(rows(30)) for each in ("fp32", "int8"))
+    np.testing.assert_array_equal(int8.members, exact.members)
+
+
+@needs_int8
+def test_int8_rows_do_not_depend_on_their_batch_mates() -> None:
+    members = [random_member("640BARx3-512BARx2-64BARx1-1", seed) for seed in range(2)]
+    scorer = Scorer(members, precision="int8", stacked=True)
+    assert scorer.precision == "int8"
+    check_rows_stand_alone(scorer)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])

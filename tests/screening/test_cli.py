@@ -66,7 +66,11 @@ def small_run(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Pat
             2,
             'not one of auto, cpu, cuda; did you mean "cuda"',
         ),
-        (["run", "-p", "B2", "--precision", "fp8", "-o", "OUT"], 2, "not one of auto, bf16, fp32"),
+        (
+            ["run", "-p", "B2", "--precision", "fp8", "-o", "OUT"],
+            2,
+            "not one of auto, int8, bf16, fp32",
+        ),
         (["run", "-p", "B22", "-o", "OUT"], 2, 'prototype "B22"; did you mean "B2"? `screening'),
         (["run", "-p", "B2", "--model", "OUT/none", "-o", "OUT"], 4, "there is no model"),
         (["run", "-p", "none.cif", "-o", "OUT"], 3, "there is no file none.cif"),

@@ -61,7 +61,7 @@ def test_a_wrong_flag_is_not_put_down_to_the_file(tmp_path: Path) -> None:
     flag, line = str(caught.value).splitlines()
     assert flag.startswith("wrong setting: --device gpu is not one of auto, cpu, cuda")
     assert line.startswith(
-        f'wrong setting: precision = "fp8" in {file} is not one of auto, bf16, fp32'
+        f'wrong setting: precision = "fp8" in {file} is not one of auto, int8, bf16, fp32'
     )
 
 

@@ -368,7 +368,7 @@ def make_blank_receipt(shard: Shard, **changes: Any) -> Receipt:
         seconds={},
         sha256="",
         device="cpu",
-        precision="float32",
+        precision="fp32",
         threads=1,
         host="host",
         worker="driver",
