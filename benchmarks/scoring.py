@@ -1,14 +1,18 @@
 """Rows per second of an ensemble and its Random Forest, beside what they have to stand up to.
 
     python benchmarks/scoring.py [--model default] [--device auto] [--rows 8192] [--shared]
+                                 [--table FILE]
 
 All in one run, on perovskite candidates drawn at random:
 
-* the scorer in bf16 and fp32, and the share that it reaches of a large matrix product's rate;
+* the scorer in every arithmetic that the machine has, and the share that it reaches of the rate of
+  a large matrix product in that arithmetic;
 * a plain evaluation loop: member by member, fp32, through the trained modules, with batches from a
   DataLoader (64 is the paper's batch, 32 the reference implementation's);
 * the Random Forest, and scikit-learn's own ``RandomForestRegressor.predict`` on the same trees;
-* the error of bf16 against fp32, of the ensemble's mean and of single members.
+* what int8 and bf16 change against fp32, in the ensemble's mean and in single members; with
+  ``--table``, also the mean absolute error on its rows (the 271 features and
+  formation_energy_per_atom) in each arithmetic.
 
 Every rate is the best of several rounds that go through all contestants in turn. With ``--shared``,
 for a machine that is not idle, it is that of one thread per second of processor time.
@@ -19,23 +23,26 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Callable, Mapping
+from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import torch
 from machine import describe_machine
-from numpy.typing import NDArray
 from sklearn.ensemble import RandomForestRegressor
 from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
 from irnet import Ensemble, Forest
-from irnet.device import choose_device
+from irnet.device import choose_device, has_fast_int8
+from irnet.scorer import Scorer
 from prototypes import ELEMENTS_89, find_prototype
 from screening.features.geometry import measure_geometry
 from screening.features.prototype import PrototypeFeaturizer
+from screening.features.schema import FEATURES
 from screening.model_library import load_model
 
-PRECISIONS = {"bf16": torch.bfloat16, "fp32": torch.float32}
+TARGET = "formation_energy_per_atom"
 LOOPS = {1: 32, 32: 256, 64: 512, 512: 1024}
 """Batch of a plain loop -> rows that it is timed on."""
 
@@ -105,6 +112,16 @@ def in_scikit_learn(forest: Forest) -> RandomForestRegressor:
     return model
 
 
+def large_product(precision: str, size: int, device: torch.device) -> Callable[[], object]:
+    """Return the product of two square matrices in a scorer's arithmetic."""
+    if precision == "int8":
+        numbers = torch.randint(-127, 128, (size, size), dtype=torch.int8, device=device)
+        return lambda: torch._int_mm(numbers, numbers)
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    matrix = torch.randn(size, size, device=device).to(dtype)
+    return lambda: matrix @ matrix
+
+
 def sample_features(rows: int, device: torch.device) -> Tensor:
     """Return the features of perovskite candidates drawn at random, (rows, 271)."""
     prototype = find_prototype("perovskite")
@@ -115,10 +132,22 @@ def sample_features(rows: int, device: torch.device) -> Tensor:
     return featurizer(np.array(ELEMENTS_89)[keys[:, :3]], device=device)
 
 
-def print_change(what: str, change: NDArray[np.float64]) -> None:
-    """Print the mean and the largest of absolute changes in eV/atom."""
-    size = np.abs(change)
-    print(f"{what:<46}mean {size.mean():.4f}, largest {size.max():.4f} eV/atom")
+def print_changes(scorers: Mapping[str, Scorer], features: Tensor) -> None:
+    """Print the mean and the largest absolute change against fp32 in eV/atom."""
+    exact = scorers["fp32"].predict(features)
+    for name, scorer in scorers.items():
+        if name == "fp32":
+            continue
+        found = scorer.predict(features)
+        for what, change in (
+            ("the ensemble's mean", found.mean - exact.mean),
+            ("single members", found.members - exact.members),
+        ):
+            size = np.abs(change)
+            print(
+                f"{f'{name} against fp32, {what}:':<46}mean {size.mean():.4f}, "
+                f"largest {size.max():.4f} eV/atom"
+            )
 
 
 def main() -> None:
@@ -130,6 +159,7 @@ def main() -> None:
     parser.add_argument("--device", default="auto")
     parser.add_argument("--rows", type=int, default=8192)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--table", type=Path, help="rows to measure errors on too")
     parser.add_argument("--shared", action="store_true", help="one thread, processor time")
     arguments = parser.parse_args()
     device = choose_device(arguments.device)
@@ -150,17 +180,17 @@ def main() -> None:
         for module in member.network.modules()
         if isinstance(module, torch.nn.Linear)
     )
-    print(f"{len(model.ensemble.members)} members, {2 * weights / 1e6:.1f} MFLOP a row in all")
+    print(f"{len(model.ensemble.members)} members, {2 * weights / 1e6:.1f} Mop a row in all")
 
+    precisions = ("int8", "bf16", "fp32") if has_fast_int8(device) else ("bf16", "fp32")
     scorers = {
-        name: model.ensemble.scorer(device=str(device), precision=name) for name in PRECISIONS
+        name: model.ensemble.scorer(device=str(device), precision=name) for name in precisions
     }
+    print(f"auto is {model.ensemble.scorer(device=str(device)).precision} here")
     size = 8192 if device.type == "cuda" else 2048
-    matrix = torch.randn(size, size, device=device)
     contestants: dict[str, Callable[[], object]] = {}
-    for name, dtype in PRECISIONS.items():
-        a = matrix.to(dtype)
-        contestants[f"product {name}"] = lambda a=a: a @ a
+    for name in precisions:
+        contestants[f"product {name}"] = large_product(name, size, device)
         contestants[f"scorer {name}"] = lambda s=scorers[name]: s.predict_members(features)
     for batch in LOOPS:
         contestants[f"loop {batch}"] = plain_loop(model.ensemble, features, batch)
@@ -178,16 +208,16 @@ def main() -> None:
     rates = {name: arguments.rows / seconds for name, seconds in times.items()}
     for batch, count in LOOPS.items():
         rates[f"loop {batch}"] = min(count, len(features)) / times[f"loop {batch}"]
-    for name in PRECISIONS:
+    for name in precisions:
         product = 2 * size**3 / times[f"product {name}"]
         rate = rates[f"scorer {name}"]
         print(
             f"{f'scorer, {name}':<34}{rate:>10,.0f} rows/s, {2 * weights * rate / product:.0%} of "
-            f"the {product / 1e9:,.0f} GFLOP/s of a product of {size} x {size} matrices"
+            f"the {product / 1e9:,.0f} Gop/s of a product of {size} x {size} matrices"
         )
     for batch in LOOPS:
         rate = rates[f"loop {batch}"]
-        ratios = ", ".join(f"{name} {rates[f'scorer {name}'] / rate:.1f}" for name in PRECISIONS)
+        ratios = ", ".join(f"{name} {rates[f'scorer {name}'] / rate:.1f}" for name in precisions)
         print(f"{f'plain fp32 loop, batches of {batch}':<34}{rate:>10,.0f} rows/s; scorer {ratios}")
     if model.forest is not None:
         per_tree = forest.nodes / forest.trees
@@ -200,16 +230,21 @@ def main() -> None:
         for job in jobs:
             rate = rates[f"scikit-learn {job}"]
             ratios = ", ".join(
-                f"{name} {rate / rates[f'scorer {name}']:.1f}" for name in PRECISIONS
+                f"{name} {rate / rates[f'scorer {name}']:.1f}" for name in precisions
             )
             print(
                 f"{f'the same in scikit-learn, n_jobs={job}':<34}{rate:>10,.0f} rows/s; "
                 f"time of the scorer to its: {ratios}"
             )
-    predictions = {name: scorer.predict(features) for name, scorer in scorers.items()}
-    exact, rounded = predictions["fp32"], predictions["bf16"]
-    print_change("bf16 against fp32, the ensemble's mean:", rounded.mean - exact.mean)
-    print_change("bf16 against fp32, single members:", rounded.members - exact.members)
+    print_changes(scorers, features)
+    if arguments.table is not None:
+        table = pd.read_parquet(arguments.table)
+        print(f"{arguments.table.name}, {len(table):,} rows:")
+        rows = torch.from_numpy(table[list(FEATURES)].to_numpy(np.float32)).to(device)
+        print_changes(scorers, rows)
+        for name, scorer in scorers.items():
+            error = np.abs(scorer.predict(rows).mean - table[TARGET].to_numpy()).mean()
+            print(f"{f'{name}, mean absolute error:':<46}{error:.5f} eV/atom")
 
 
 if __name__ == "__main__":
