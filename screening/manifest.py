@@ -270,14 +270,15 @@ def sum_receipts(receipts: Iterable[Receipt]) -> dict[str, Any]:
 
     Returns:
         `dropped` and `kept`: scored candidates that shards did not keep, or did; `removed`: by
-        condition, how many candidates it removed and how many it did not apply to; `devices` and
-        `threads` that computed; `stages`: time of each and its rate per worker process, null of
-        what was not done.
+        condition, how many candidates it removed and how many it did not apply to; `devices`,
+        `precisions` and `threads` that computed; `stages`: time of each and its rate per worker
+        process, null of what was not done.
     """
     dropped = candidates = kept = 0
     removed: dict[str, Counter[str]] = {}
     seconds: Counter[str] = Counter()
     devices: set[str] = set()
+    precisions: set[str] = set()
     threads: set[int] = set()
     for receipt in receipts:
         dropped += receipt.dropped
@@ -287,12 +288,14 @@ def sum_receipts(receipts: Iterable[Receipt]) -> dict[str, Any]:
             removed.setdefault(text, Counter(dict.fromkeys(numbers, 0))).update(numbers)
         seconds.update(receipt.seconds)
         devices.add(receipt.device)
+        precisions.add(receipt.precision)
         threads.add(receipt.threads)
     return {
         "dropped": dropped,
         "kept": kept,
         "removed": {text: dict(numbers) for text, numbers in removed.items()},
         "devices": sorted(devices),
+        "precisions": sorted(precisions),
         "threads": sorted(threads),
         "stages": {
             stage: {

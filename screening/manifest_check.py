@@ -242,6 +242,7 @@ class _Manifest(_Part):
     removed: dict[str, dict[str, Count]] = {}
     comparison: _Comparison | None = None
     devices: list[str] = []
+    precisions: list[str] = []
     threads: list[int] = []
     reasons: dict[str, Count] = {}
     dropped: Count = 0

@@ -761,7 +761,7 @@ def _certainty(model: Mapping[str, Any]) -> list[str]:
 
 
 def _making(folder: RunFolder, manifest: Mapping[str, Any]) -> list[str]:
-    model, environment, campaign = (manifest[k] for k in ("model", "environment", "campaign"))
+    model, environment = manifest["model"], manifest["environment"]
     packages = environment["packages"].items()
     runs = [["ended", "workers", "shards computed", "seconds"]]
     runs += [
@@ -792,7 +792,7 @@ def _making(folder: RunFolder, manifest: Mapping[str, Any]) -> list[str]:
                 "packages": ", ".join(f"{name} {version}" for name, version in packages if version),
                 "platform": environment["platform"],
                 "computed on": ", ".join(manifest["devices"]),
-                "precision": campaign["precision"],
+                "precision": ", ".join(manifest.get("precisions", [])),
             }
         ),
         build_table(runs, "Runs", words=("workers",)),

@@ -277,6 +277,8 @@ def test_precision_changes_the_arithmetic(
         folder = RunFolder.open(out)
         used = {receipt.precision for receipt in folder.read_receipts(folder.shards)}
         assert used == {precision}
+        assert json.loads((out / "manifest.json").read_text())["precisions"] == [precision]
+        assert f"<dd>{precision}</dd>" in (out / "report.html").read_text()
         frame = folder.read_ranking().to_pandas()
         rankings[precision] = frame.set_index(["prototype", "candidate"]).sort_index()
     fp32, bf16 = (rankings[each]["formation_enthalpy_ev_per_atom"] for each in ("fp32", "bf16"))
