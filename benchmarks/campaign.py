@@ -44,11 +44,12 @@ def main() -> None:
     parser.add_argument("--model", default="default")
     parser.add_argument("--workers", default="2")
     parser.add_argument("--device", default="auto")
+    parser.add_argument("--precision", default="auto")
     parser.add_argument("--references", help="reference phases; without, the model predicts them")
     parser.add_argument("--competitors", choices=("binary", "ternary", "none"))
     arguments = parser.parse_args()
     options = ["--model", arguments.model, "--workers", arguments.workers]
-    options += ["--device", arguments.device]
+    options += ["--device", arguments.device, "--precision", arguments.precision]
     for option in ("references", "competitors"):
         given = getattr(arguments, option)
         options += [] if given is None else [f"--{option}", given]
@@ -81,6 +82,7 @@ def main() -> None:
         f"{candidates:,} candidates, {members} members and the Random Forest, "
         f"{arguments.workers} workers: {seconds:.0f} s in all, {candidates / seconds:,.0f} /s"
     )
+    print(f"arithmetic of the networks: {', '.join(manifest['precisions'])}")
     print(f"largest process: {max(peaks.values()) / 2**30:.2f} GiB")
     print(f"{'stage':<12}{'worker seconds':>16}{'candidates/s per worker':>26}")
     for stage, figures in manifest["stages"].items():

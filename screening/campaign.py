@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 import numpy as np
 import pyarrow as pa
 
+from irnet.device import choose_scoring_precision
 from prototypes import find_doubt
 from screening.comparison import Comparison, compare_models
 from screening.competitors import (
@@ -173,7 +174,7 @@ def run_campaign(
 
     started = time.perf_counter()
     if not settings.cluster.is_elsewhere and not settings.cluster.is_batch:
-        pick_device(settings.device)
+        choose_scoring_precision(settings.precision, pick_device(settings.device))
     _check_roles(settings, spaces)
     check_performance_report(settings, performance_report)
     model = load_enthalpy_model(settings.model)

@@ -18,9 +18,11 @@ import typer
 from screening.completion import (
     DEVICES,
     ORDERS,
+    PRECISIONS,
     complete_device,
     complete_model,
     complete_order,
+    complete_precision,
 )
 from screening.errors import ConfigurationError, suggest
 from screening.printing import count_things, echo
@@ -112,6 +114,13 @@ ModelTargetOption = Annotated[
 DeviceOption = Annotated[
     str,
     typer.Option(help="Where networks run: auto, cpu or cuda.", autocompletion=complete_device),
+]
+PrecisionOption = Annotated[
+    str,
+    typer.Option(
+        help="Arithmetic of the networks: auto, int8, bf16 or fp32.",
+        autocompletion=complete_precision,
+    ),
 ]
 
 
@@ -213,6 +222,25 @@ def check_device(device: str) -> str:
 
         choose_device(device)
     return device
+
+
+def check_precision(precision: str, device: str) -> str:
+    """Return the precision if it is one and the device has it.
+
+    Raises:
+        ConfigurationError: It is misspelt.
+        irnet.errors.DeviceError: The device cannot.
+    """
+    if precision not in PRECISIONS:
+        raise ConfigurationError(
+            f'--precision "{precision}" is none of {", ".join(PRECISIONS)}'
+            f"{suggest(precision, PRECISIONS)}"
+        )
+    if precision == "int8":
+        from irnet.device import choose_device, choose_scoring_precision
+
+        choose_scoring_precision(precision, choose_device(device))
+    return precision
 
 
 def run_in_parallel(workers: int | None, scheduler: str | None) -> ParallelMap | None:

@@ -14,12 +14,14 @@ from screening.command_parts import (
     REFERENCE_FILES,
     DeviceOption,
     FunctionalOption,
+    PrecisionOption,
     SchedulerOption,
     StableWithinOption,
     WorkersOption,
     check_device,
     check_energy,
     check_output,
+    check_precision,
     count_structures,
     interruptible,
     print_table,
@@ -134,6 +136,7 @@ def predict(
     stable_within: StableWithinOption = None,
     engine: EngineOption = "fast",
     device: DeviceOption = "auto",
+    precision: PrecisionOption = "auto",
     workers: Annotated[
         int,
         typer.Option(min=0, help="Worker processes for the features; 0 computes in this process."),
@@ -162,11 +165,11 @@ def predict(
 
     chosen = check_engine(engine)
     check_output(out, overwrite, ".parquet")
-    check_device(device)
+    check_precision(precision, check_device(device))
     if read_card(find_model(model)).classification is not None:
         _refuse_hull(references, functional, stable_within)
         _predict_classes(
-            inputs, out, model, chosen, device, run_in_parallel(workers, scheduler), top
+            inputs, out, model, chosen, device, precision, run_in_parallel(workers, scheduler), top
         )
         return
     phases = _open_references(references, functional, stable_within)
@@ -189,6 +192,7 @@ def predict(
             stable_within=DEFAULT_STABLE_WITHIN if stable_within is None else stable_within,
             engine=chosen,
             device=device,
+            precision=precision,
             run=run_in_parallel(workers, scheduler),
             progress=progress,
         )
@@ -220,6 +224,7 @@ def _predict_classes(
     model: str,
     engine: Engine,
     device: str,
+    precision: str,
     run: ParallelMap | None,
     top: int,
 ) -> None:
@@ -236,7 +241,14 @@ def _predict_classes(
         show_progress("sites") as [progress],
     ):
         table, failures = classify_structures(
-            loaded, crystals, Path(work), engine=engine, device=device, run=run, progress=progress
+            loaded,
+            crystals,
+            Path(work),
+            engine=engine,
+            device=device,
+            precision=precision,
+            run=run,
+            progress=progress,
         )
     everything = [*unread, *failures]
     refuse_if_none(range(table.num_rows), everything, out)

@@ -110,6 +110,7 @@ def predict_structures(
     stable_within: float = DEFAULT_STABLE_WITHIN,
     engine: Engine = "fast",
     device: str = "auto",
+    precision: str = "auto",
     run: ParallelMap | None = None,
     progress: ProgressCall | None = None,
 ) -> tuple[pa.Table, tuple[Failure, ...]]:
@@ -124,6 +125,7 @@ def predict_structures(
         stable_within: Energy above hull that still counts as stable, eV/atom.
         engine: Which featurizer.
         device: Where the networks run.
+        precision: Arithmetic of the networks: auto, int8, bf16 or fp32.
         run: How to run the chunks of featurizing; in this process if None.
         progress: Called with (sites featurized, sites in all, a note).
 
@@ -135,7 +137,7 @@ def predict_structures(
     features = featurize_structures(crystals, work, engine=engine, run=run, progress=progress)
     by_id = {crystal.id: crystal for crystal in crystals}
     compounds = _Compounds.of([by_id[name] for name in features.ids])
-    loaded = LoadedModel(model, model.ensemble.scorer(device=device))
+    loaded = LoadedModel(model, model.ensemble.scorer(device=device, precision=precision))
     scores = score_candidates(loaded, torch.from_numpy(features.values.astype(np.float32)))
     columns = {
         "id": pa.array(features.ids, pa.string()),
@@ -148,7 +150,7 @@ def predict_structures(
         "imputed_elements": pa.array([names or None for names in features.imputed], pa.string()),
     }
     table = pa.table(PREDICTIONS.sort(columns)).replace_schema_metadata(
-        {RECORD: json.dumps(_describe_basis(model, references, stable_within))}
+        {RECORD: json.dumps(_describe_basis(loaded, references, stable_within))}
     )
     return table, features.failures
 
@@ -160,6 +162,7 @@ def classify_structures(
     *,
     engine: Engine = "fast",
     device: str = "auto",
+    precision: str = "auto",
     run: ParallelMap | None = None,
     progress: ProgressCall | None = None,
 ) -> tuple[pa.Table, tuple[Failure, ...]]:
@@ -171,6 +174,7 @@ def classify_structures(
         work: Folder for features on the way.
         engine: Which featurizer.
         device: Where the networks run.
+        precision: Arithmetic of the networks: auto, int8, bf16 or fp32.
         run: How to run the chunks of featurizing; in this process if None.
         progress: Called with (sites featurized, sites in all, a note).
 
@@ -181,7 +185,8 @@ def classify_structures(
     features = featurize_structures(crystals, work, engine=engine, run=run, progress=progress)
     by_id = {crystal.id: crystal for crystal in crystals}
     compounds = _Compounds.of([by_id[name] for name in features.ids])
-    found = model.ensemble.scorer(device=device).classify(features.values.astype(np.float32))
+    scorer = model.ensemble.scorer(device=device, precision=precision)
+    found = scorer.classify(features.values.astype(np.float32))
     columns = {
         "id": pa.array(features.ids, pa.string()),
         "formula": pa.array(compounds.formulas, pa.string()),
@@ -193,7 +198,15 @@ def classify_structures(
     }
     del columns["known_formation_enthalpy_ev_per_atom"]
     table = pa.table(CLASS_PREDICTIONS.sort(columns)).replace_schema_metadata(
-        {RECORD: json.dumps({"model": _describe_model(model), "classes": found.classes})}
+        {
+            RECORD: json.dumps(
+                {
+                    "model": _describe_model(model),
+                    "precision": scorer.precision,
+                    "classes": found.classes,
+                }
+            )
+        }
     )
     return table, features.failures
 
@@ -223,8 +236,8 @@ def read_basis(table: pa.Table) -> dict[str, Any]:
         table: As `predict_structures` returns it, or read from its file.
 
     Returns:
-        `model` (name, sha256), `references` (file, sha256, phases, functional) and
-        `stable_within_ev_per_atom`; the last two are None without references.
+        `model` (name, sha256), `precision` of the networks, `references` (file, sha256, phases,
+        functional) and `stable_within_ev_per_atom`; the last two are None without references.
     """
     basis: dict[str, Any] = json.loads(table.schema.metadata[RECORD])
     return basis
@@ -289,10 +302,11 @@ def _describe_model(model: ScreeningModel) -> dict[str, str]:
 
 
 def _describe_basis(
-    model: ScreeningModel, references: References | None, within: float
+    loaded: LoadedModel, references: References | None, within: float
 ) -> dict[str, Any]:
     return {
-        "model": _describe_model(model),
+        "model": _describe_model(loaded.model),
+        "precision": loaded.scorer.precision,
         "references": None
         if references is None
         else {

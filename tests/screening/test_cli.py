@@ -8,8 +8,12 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
+from pymatgen.core import Lattice, Structure
 from typer.testing import Result
+
+from screening.predict import read_basis
 
 ROOT = Path(__file__).resolve().parents[2]
 Program = Callable[..., Result]
@@ -155,6 +159,37 @@ def test_a_gpu_that_is_not_there_is_named(
     assert done.exit_code == 2, done.output
     assert "use --device cpu or auto" in done.stderr
     assert not (tmp_path / "out").exists()
+
+
+def test_an_arithmetic_that_is_not_there_is_named(
+    screening: Program, tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx2": True})
+    out, options = tmp_path / "out", ("--model", tiny_model, "--device", "cpu", "--precision")
+    file = tmp_path / "salt.cif"
+    salt = Structure(Lattice.cubic(3.0), ["Na", "Cl"], [[0, 0, 0], [0.5, 0.5, 0.5]])
+    file.write_text(salt.to(fmt="cif"))
+    table = tmp_path / "p.parquet"
+    for command in (
+        ("run", "-p", "B2", "-o", out, "--workers", 0),
+        ("predict", file, "--out", table),
+    ):
+        done = screening(*command, *options, "int8")
+        assert done.exit_code == 2, done.output
+        expected = "VNNI instructions, which this processor has not; use auto, bf16 or fp32"
+        assert expected in " ".join(done.stderr.split())
+    assert not out.exists()
+    assert not table.exists()
+    typed = screening("predict", file, "--out", table, *options, "int9")
+    assert typed.exit_code == 2
+    assert '--precision "int9" is none of auto, int8, bf16, fp32; did you mean "int8"?' in (
+        " ".join(typed.stderr.split())
+    )
+    done = screening("predict", file, "--out", table, *options, "auto")
+    assert done.exit_code == 0, done.output
+    assert read_basis(pq.read_table(table))["precision"] == "fp32"
 
 
 def test_a_truncated_model_is_refused(screening: Program, tmp_path: Path, tiny_model: Path) -> None:

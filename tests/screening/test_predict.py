@@ -107,6 +107,20 @@ def test_predictions_are_the_models_own(tiny_model: Path, tmp_path: Path) -> Non
     assert table.column_names == [column.name for column in PREDICTIONS.columns]
 
 
+def test_the_arithmetic_is_chosen_and_recorded(tiny_model: Path, tmp_path: Path) -> None:
+    model, crystals = load_model(tiny_model), [salt("x", 11, 17), salt("y", 55, 17)]
+    features = featurize_crystals(crystals).values.astype(np.float32)
+    for precision in ("bf16", "fp32"):
+        table, _ = predict_structures(
+            model, crystals, tmp_path / precision, device="cpu", precision=precision
+        )
+        assert read_basis(table)["precision"] == precision
+        expected = model.ensemble.scorer(precision=precision).predict(features)
+        np.testing.assert_allclose(
+            table["formation_enthalpy_ev_per_atom"].to_numpy(), expected.mean, atol=1e-6
+        )
+
+
 def test_a_single_member_has_no_spread(tiny_model: Path, tmp_path: Path) -> None:
     model = load_model(tiny_model)
     alone = replace(model, ensemble=Ensemble(model.ensemble.members[:1], model.ensemble.card))
