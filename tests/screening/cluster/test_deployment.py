@@ -201,6 +201,9 @@ def test_workers_listen_on_loopback_only_are_spawned_and_restarted_when_they_lea
         assert set(listening) == {"127.0.0.1"}
         [process] = client.run(os.getpid).values()
         assert "multiprocessing.spawn" in " ".join(psutil.Process(process).cmdline())
+        assert client.submit(os.getenv, "MALLOC_MMAP_THRESHOLD_").result(timeout=PATIENCE) == (
+            "33554432"
+        )
         # above the share at which Dask would pause it for ever, it goes on
         assert client.submit(leak, 0.86).result(timeout=PATIENCE) == process
         time.sleep(0.5)  # longer than the interval at which Dask looks
@@ -303,7 +306,8 @@ def test_job_scripts_ask_for_what_the_table_says(
         script = cluster.job_script().splitlines()  # type: ignore[attr-defined]
     for line in [*header, "--exclusive"]:
         assert f"{sign} {line}" in script
-    *_, load, export, start = script
+    *_, threshold, load, export, start = script
+    assert threshold == "export MALLOC_MMAP_THRESHOLD_=33554432"
     assert (load, export) == ("module load python", "export A=1")
     assert start.startswith(f"{sys.executable} -m distributed.cli.dask_worker tcp://127.0.0.1:")
     for option in (
@@ -329,6 +333,8 @@ def test_jobs_come_to_work_and_are_cancelled_at_the_end(batch_system: Path) -> N
     with connect(settings, said.append) as client:
         assert client.submit(os.getenv, "A").result(timeout=PATIENCE) == "b"
         assert client.submit(os.getenv, "OMP_NUM_THREADS").result(timeout=PATIENCE) == "2"
+        threshold = client.submit(os.getenv, "MALLOC_MMAP_THRESHOLD_").result(timeout=PATIENCE)
+        assert threshold == "33554432"
         [worker] = client.scheduler_info(n_workers=-1)["workers"].values()
         assert worker["resources"] == {"GPU": 1}
         [job] = [int(path.stem) for path in batch_system.glob("*.sh")]
