@@ -189,7 +189,10 @@ class Run:
 
     def wait(self, code: int = 0) -> str:
         """Wait for its end; return what it said."""
-        ended = self.process.wait(PATIENCE)
+        try:
+            ended = self.process.wait(PATIENCE)
+        except subprocess.TimeoutExpired:
+            pytest.fail(f"{finished(self.out)} shards after {PATIENCE} s: {self.messages}")
         assert ended == code, f"exit code {ended}: {self.log.read_text(errors='replace')}"
         return self.messages
 
